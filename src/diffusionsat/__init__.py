@@ -1,0 +1,45 @@
+"""DiffusionSat: a generative foundation model for satellite images, usable.
+
+    >>> from diffusionsat import DiffusionSat, Metadata
+    >>> sat = DiffusionSat.from_pretrained("compact")  # doctest: +SKIP
+    >>> scene = sat.generate("a river", Metadata(lon=7.4, lat=46.9, gsd=10))  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import Any
+
+# Names are loaded when they are first asked for, so that `import diffusionsat` is quick and loads no torch.
+_HOMES = {
+    "Cancelled": "diffusion.solvers",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DatasetError": "errors",
+    "DiffusionSat": "model",
+    "DiffusionSatError": "errors",
+    "GenerateRequest": "tasks.generate",
+    "Grid": "geo.grids",
+    "Guidance": "diffusion.guidance",
+    "Metadata": "metadata",
+    "MetadataError": "errors",
+    "MissingExtraError": "errors",
+    "RasterError": "errors",
+    "Scene": "tasks.scene",
+    "StepInfo": "diffusion.solvers",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("diffusionsat")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffusionsat' has no attribute {name!r}")
+    value = getattr(import_module(f"diffusionsat.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

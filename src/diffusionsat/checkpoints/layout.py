@@ -1,0 +1,169 @@
+"""Our checkpoint: a folder with a configuration, safetensors files, a tokenizer and a model card.
+
+    config.json               format, format_version, the networks' sizes, the model's defaults
+    denoiser.safetensors      weights of the denoiser
+    autoencoder.safetensors   weights of the autoencoder
+    text_encoder.safetensors  weights of the text encoder
+    tokenizer.json            its tokenizer
+    README.md                 the model card
+
+Nothing in it is code, and nothing outside the folder is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusionsat.config import parse
+from diffusionsat.errors import CheckpointError, ConfigError
+
+FORMAT = "diffusionsat"
+FORMAT_VERSION = 1
+FILES = (
+    "config.json",
+    "denoiser.safetensors",
+    "autoencoder.safetensors",
+    "text_encoder.safetensors",
+    "tokenizer.json",
+    "README.md",
+)
+_UNSAFE = {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What the model does when nothing else is said; measured, see the model card.
+
+    Args:
+        size: Width and height in pixels.
+        steps: Solver steps.
+        solver: Name of the solver.
+        guidance: Strength of text and metadata.
+        gsd: Metres per pixel where a place is given without one.
+        interval: Noise levels between which guidance acts.
+        rescale: Of the guidance, 0 to 1.
+        shift: Of the noise levels at 64 pixels; grows with the side.
+    """
+
+    size: tuple[int, int] = (256, 256)
+    steps: int = 10
+    solver: str = "dpmpp-2m"
+    guidance: float = 2.0
+    gsd: float = 10.0
+    interval: tuple[float, float] = (0.0, 1e9)
+    rescale: float = 0.0
+    shift: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything about a checkpoint but its weights.
+
+    Args:
+        format: Always `FORMAT`.
+        format_version: Version of this layout.
+        name: Name of the model.
+        version: Version of its weights.
+        licence: Of the weights.
+        prediction: What the denoiser predicts.
+        max_tokens: Tokens of the longest prompt.
+        denoiser: Arguments of `CompactDenoiser`.
+        autoencoder: Arguments of `CompactAutoencoder`.
+        text_encoder: Arguments of `TextEncoder`.
+        defaults: See `Defaults`.
+        images_seen: Training images seen by the denoiser.
+        known_answer: Statistics of one image, for the self-test.
+    """
+
+    format: str
+    format_version: int
+    name: str
+    version: str
+    licence: str
+    prediction: str = "flow"
+    max_tokens: int = 64
+    denoiser: dict[str, Any] = field(default_factory=dict)
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
+    images_seen: int = 0
+    known_answer: tuple[float, ...] = ()
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of a checkpoint folder, after the folder has been looked over.
+
+    Raises:
+        CheckpointError: If the folder is absent, foreign, of a newer format, incomplete, or holds pickles, code
+            or links that lead out of it.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder. Give a checkpoint's folder or a name that `diffusionsat models` shows.")
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no config.json; it is no checkpoint of diffusionsat.")
+    for path in sorted(folder.rglob("*")):
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(f"{path} leads out of the checkpoint's folder; it is refused.")
+        if path.suffix.lower() in _UNSAFE:
+            raise CheckpointError(f"{path} can carry code; a checkpoint holds only safetensors, JSON and text.")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is not of format {FORMAT!r}; it is no checkpoint of diffusionsat.")
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{file} has format_version {version!r}; this package reads {FORMAT_VERSION}. Update diffusionsat.")
+    try:
+        return parse(Config, values, str(file))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over the configuration and the weights, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in FILES[:-1]:
+        path = folder / name
+        if path.is_file():
+            digest.update(name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_checkpoint(
+    folder: Path,
+    config: Config,
+    networks: Mapping[str, Mapping[str, Any]],
+    tokenizer: str,
+    card: str,
+    storage: Mapping[str, str],
+) -> None:
+    """Write a checkpoint folder.
+
+    Args:
+        folder: Made if absent; files of a checkpoint in it are replaced.
+        config: The configuration.
+        networks: State dicts of ``denoiser``, ``autoencoder`` and ``text_encoder``.
+        tokenizer: JSON text of the tokenizer.
+        card: Text of the model card.
+        storage: ``"fp32"``, ``"bf16"`` or ``"int8"`` for each network.
+    """
+    from diffusionsat.checkpoints.tensors import write_tensors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in networks.items():
+        write_tensors(folder / f"{name}.safetensors", dict(tensors), storage[name])
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "config.json").write_text(config.to_json(), encoding="utf-8")

@@ -1,0 +1,240 @@
+"""`diffusionsat generate`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.cli import options
+from diffusionsat.errors import ConfigError, DiffusionSatError, RasterError
+
+_EPILOG = """\b
+Examples:
+  diffusionsat generate "a river" --lnglat 7.44,46.95 --date 2019-07 --gsd 10 -o river.tif
+  diffusionsat generate "forest" --sweep date=2019-01/2019-12 --lnglat 20,60 --gsd 7400 -o year.png
+  cat places.geojson | diffusionsat generate --features - --as folder -o chips/
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("prompt", default="")
+@click.option("--lnglat", type=options.LngLat(), metavar="LON,LAT", help="Centre of the image, degrees WGS84.")
+@click.option("--date", metavar="YYYY[-MM[-DD]]", help="A day, a month or a year.")
+@click.option("--gsd", type=float, metavar="G", help="Metres per pixel.")
+@click.option("--cloud", type=float, metavar="P", help="Cloud cover in percent.")
+@click.option("-n", "count", type=int, default=1, show_default=True, metavar="N", help="Images of one prompt.")
+@click.option("--size", type=options.Size(), metavar="WxH", help="Pixels [the model's].")
+@click.option("--features", metavar="FILE|-", help="GeoJSON: one image a feature; - is stdin. OUT is a folder.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["tif", "png", "folder", "parquet", "webdataset"]),
+    default="tif",
+    show_default=True,
+    help="How the images of --features are written.",
+)
+@click.option("--sweep", metavar="FIELD=A/B", help="A labelled sheet of one seed over a range or list of a field.")
+@options.sampling
+@options.model
+@options.output
+@options.verbosity
+def command(
+    prompt: str,
+    lnglat: tuple[float, float] | None,
+    date: str | None,
+    gsd: float | None,
+    cloud: float | None,
+    count: int,
+    size: tuple[int, int] | None,
+    features: str | None,
+    form: str,
+    sweep: str | None,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    model: str,
+    device: str,
+    precision: str,
+    **sampling: Any,
+) -> int:
+    """Make an image of a PROMPT, a place, a date and a resolution; any of them may be left out.
+
+    OUT is a .tif (Cloud Optimized GeoTIFF) or a .png with a world file; with -n more than 1 the images are
+    OUT-000, OUT-001 and so on. Each image made prints one line of JSON.
+    """
+    # Whatever can be refused is refused before the model is loaded.
+    from diffusionsat.metadata import Metadata
+
+    lon, lat = lnglat or (None, None)
+    metadata = Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
+    swept = options.parse_values(sweep) if sweep else None
+    if swept and features:
+        raise ConfigError("--sweep and --features exclude each other. Give one of them.")
+    if (swept or features) and count != 1:
+        raise ConfigError("-n makes several images of one prompt; leave it out with --features and --sweep.")
+    places = _read_features(features) if features else None
+    paths = [] if features else _paths(output, count, sheet=bool(swept), overwrite=overwrite)
+
+    from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks.generate import GenerateRequest
+
+    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    request = GenerateRequest(
+        prompt=prompt,
+        metadata=metadata,
+        size=size,
+        n=count,
+        seed=sampling["seed"],
+        steps=sampling["steps"],
+        solver=sampling["solver"],
+        guidance=_guidance(sat, sampling["guidance"], sampling["metadata_guidance"]),
+        negative=sampling["negative"],
+        strict=sampling["strict"],
+    )
+    quiet = options.silent(as_json)
+    if places is not None:
+        return _bulk(sat, places, request, output, form, overwrite, quiet)
+    if swept:
+        return _sweep(sat, request, *swept, paths[0], overwrite, quiet)
+    return _plain(sat, request, paths, overwrite, quiet)
+
+
+def _guidance(sat: Any, text: float | None, metadata: float | None) -> Any:
+    from diffusionsat.diffusion.guidance import Guidance
+
+    if metadata is None:
+        return text
+    defaults = sat.config.defaults
+    return Guidance(
+        text=defaults.guidance if text is None else text,
+        metadata=metadata,
+        interval=defaults.interval,
+        rescale=defaults.rescale,
+    )
+
+
+def _paths(output: Path, count: int, *, sheet: bool, overwrite: bool) -> list[Path]:
+    from diffusionsat.files import check_writable
+
+    suffixes = (".png",) if sheet else (".tif", ".tiff", ".png")
+    if output.suffix.lower() not in suffixes:
+        raise RasterError(f"{output} has suffix {output.suffix!r}. Give {', '.join(suffixes)}.")
+    if count < 1:
+        raise ConfigError(f"n is {count}. Give a whole number from 1.")
+    digits = max(3, len(str(count - 1)))
+    names = [output] if count == 1 else [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
+    return [check_writable(name, overwrite=overwrite) for name in names]
+
+
+def _read_features(source: str) -> list[Any]:
+    from diffusionsat.geo.features import read_features
+
+    try:
+        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        return read_features(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is no UTF-8 text: {error}. GeoJSON is UTF-8.") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{source} does not exist. Give a GeoJSON file, or - for stdin.") from None
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read: {error.strerror}.") from None
+
+
+def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool, quiet: bool) -> int:
+    from diffusionsat.tasks.generate import batch_size, make_batch
+
+    request = request.resolved(sat)
+    count = batch_size(request)
+    images = [(request, i) for i in range(request.n)]
+    with _Bar("steps", -(-len(images) // count) * request.steps, quiet) as bar:
+        for start in range(0, len(images), count):
+            scenes = make_batch(sat, images[start : start + count], lambda _: bar.advance())
+            for scene, path in zip(scenes, paths[start:], strict=False):
+                scene.save(path, overwrite=overwrite)
+                _print({"path": str(path), "synthetic": True, **scene.metadata.to_dict(), **scene.provenance})
+    return 0
+
+
+def _sweep(sat: Any, request: Any, name: str, values: list[Any], path: Path, overwrite: bool, quiet: bool) -> int:
+    from dataclasses import replace
+
+    from diffusionsat.files import write_bytes
+    from diffusionsat.geo.images import png
+    from diffusionsat.tasks.generate import batch_size, make_batch
+    from diffusionsat.tasks.sheet import contact_sheet
+
+    requests = [replace(request, metadata=request.metadata.replace(**{name: v})).resolved(sat) for v in values]
+    count = batch_size(requests[0])
+    scenes = []
+    with _Bar("steps", -(-len(requests) // count) * requests[0].steps, quiet) as bar:
+        for start in range(0, len(requests), count):
+            # The index stays 0: one seed, one noise, so that only the field differs.
+            scenes += make_batch(sat, [(r, 0) for r in requests[start : start + count]], lambda _: bar.advance())
+    labels = [f"{name} {v if isinstance(v, str) else format(v, 'g')}" for v in values]
+    title = f"SYNTHETIC  {request.prompt or '(no prompt)'}  seed {request.seed}"
+    sheet = contact_sheet([s.pixels for s in scenes], labels, columns=min(6, len(scenes)), title=title)
+    tags = scenes[0].tags() | {"SWEEP": json.dumps({name: values})}
+    write_bytes(path, png(sheet, None, tags), overwrite=overwrite)
+    _print({"path": str(path), "synthetic": True, "sweep": {name: values}, "prompt": request.prompt, "seed": request.seed})
+    return 0
+
+
+def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, overwrite: bool, quiet: bool) -> int:
+    from diffusionsat.tasks.bulk import plan, run
+
+    planned, bad = plan(sat, features, request)
+    for index, complaint in bad:
+        click.echo(f"error: feature {index}: {complaint.rstrip('.')}. It is passed over.", err=True)
+        _print({"feature": index, "error": complaint})
+    if not planned:
+        return 2
+    written = 0
+    try:
+        with _Bar("images", len(planned), quiet) as bar:
+            for path in run(sat, planned, folder, form, overwrite=overwrite, on_image=lambda _: bar.advance()):
+                written += 1
+                _print({"path": str(path), "synthetic": True})
+    except DiffusionSatError as error:
+        if not written:
+            raise
+        click.echo(f"error: {error} The same command goes on from here.", err=True)
+        return 3
+    return 3 if bad else 0
+
+
+def _print(line: dict[str, Any]) -> None:
+    click.echo(json.dumps(line))
+
+
+class _Bar:
+    """A progress bar on stderr, or nothing."""
+
+    def __init__(self, unit: str, total: int, quiet: bool) -> None:
+        self.unit, self.total, self.quiet = unit, total, quiet
+
+    def __enter__(self) -> "_Bar":
+        if not self.quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn(self.unit),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.unit, total=self.total)
+        return self
+
+    def advance(self) -> None:
+        if not self.quiet:
+            self.bar.advance(self.task)
+
+    def __exit__(self, *_: object) -> None:
+        if not self.quiet:
+            self.bar.stop()

@@ -1,0 +1,170 @@
+"""Options that mean the same in every command, and the forms of their values."""
+
+import functools
+import logging
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.errors import ConfigError
+
+
+class LngLat(click.ParamType):
+    """``LON,LAT`` in degrees WGS84."""
+
+    name = "LON,LAT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            lon, lat = (float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no place. Give LON,LAT in degrees, as in 7.44,46.95.", param, ctx)
+        return lon, lat
+
+
+class Size(click.ParamType):
+    """``WxH`` in pixels."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)x(\d+)", value)
+        if match is None:
+            self.fail(f"{value!r} is no size. Give WIDTHxHEIGHT in pixels, as in 256x256.", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-v``, ``-q`` and ``--debug``, and send the package's log to stderr accordingly."""
+
+    @click.option("-v", "--verbose", is_flag=True, help="Tell more on stderr.")
+    @click.option("-q", "--quiet", is_flag=True, help="Tell only errors on stderr.")
+    @click.option("--debug", is_flag=True, help="Tell everything, with tracebacks.")
+    @functools.wraps(function)
+    def wrapped(*args: Any, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> Any:
+        level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+        logger = logging.getLogger("diffusionsat")
+        logger.handlers = [logging.StreamHandler(sys.stderr)]
+        logger.handlers[0].setFormatter(_Lower("%(levelname)s: %(message)s"))
+        logger.setLevel(level)
+        click.get_current_context().meta["quiet"] = quiet
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+class _Lower(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return super().format(record)
+
+
+def model(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--model``, ``--device`` and ``--precision``."""
+    for option in (
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
+        click.option(
+            "--model", default="compact", show_default=True, metavar="NAME|PATH", help="A name that `models` shows, or a folder."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of sampling: seed, steps, solver, guidance, negative, strict."""
+    for option in (
+        click.option("--strict", is_flag=True, help="Refuse a prompt that is too long instead of cutting it."),
+        click.option("--negative", default="", metavar="TEXT", help="What is not to be seen."),
+        click.option("--metadata-guidance", type=float, metavar="G", help="Strength of the metadata [--guidance]."),
+        click.option("--guidance", type=float, metavar="G", help="Strength of prompt and metadata; 1 is none [the model's]."),
+        click.option("--solver", metavar="NAME", help="euler, heun, midpoint or dpmpp-2m [the model's]."),
+        click.option("--steps", type=int, metavar="K", help="Steps of the solver [the model's]."),
+        click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Same seed, same pixels."),
+    ):
+        function = option(function)
+    return function
+
+
+def output(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-o/--output``, ``--overwrite`` and ``--json``."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="No people's text; stdout is JSON lines in any case."),
+        click.option("--overwrite", is_flag=True, help="Replace existing output."),
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="Where the result goes."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def silent(as_json: bool) -> bool:
+    """Whether people's text and bars are to be left out: --json, -q, or stderr is no terminal."""
+    return as_json or click.get_current_context().meta.get("quiet", False) or not sys.stderr.isatty()
+
+
+def parse_values(text: str) -> tuple[str, list[Any]]:
+    """Name and values of ``FIELD=A/B`` (a range), ``FIELD=A/B/N`` (N values) or ``FIELD=A,B,C``.
+
+    A range of dates goes by its own precision, years, months or days; gsd goes in equal ratios, other
+    numbers in equal steps.
+
+    Raises:
+        ConfigError: If the field is unknown or the values are none.
+    """
+    name, equals, values = text.partition("=")
+    fields = ("lon", "lat", "gsd", "cloud_cover", "date")
+    if not equals or name not in fields or not values:
+        raise ConfigError(f"sweep is {text!r}. Give FIELD=A/B, FIELD=A/B/N or FIELD=A,B,C; fields are {', '.join(fields)}.")
+    parts = values.split("/")
+    try:
+        if len(parts) == 1:
+            many = values.split(",")
+            return name, many if name == "date" else [float(v) for v in many]
+        if len(parts) > 3:
+            raise ValueError
+        count = int(parts[2]) if len(parts) == 3 else None
+        if name == "date":
+            return name, _dates(parts[0], parts[1], count or 12)
+        return name, _numbers(float(parts[0]), float(parts[1]), count or 6, ratio=name == "gsd")
+    except ValueError:
+        raise ConfigError(f"sweep is {text!r}; {values!r} is no range and no list. Give A/B, A/B/N or A,B,C.") from None
+
+
+def _numbers(first: float, last: float, count: int, *, ratio: bool) -> list[float]:
+    if count < 2 or (ratio and min(first, last) <= 0):
+        raise ValueError
+    steps = [i / (count - 1) for i in range(count)]
+    return [first * (last / first) ** s if ratio else first + s * (last - first) for s in steps]
+
+
+def _dates(first: str, last: str, most: int) -> list[str]:
+    """Dates from first to last in their own precision, thinned evenly to at most ``most``."""
+    import datetime
+
+    from diffusionsat.metadata import Metadata
+
+    start, end = Metadata(date=first), Metadata(date=last)
+    if len(first) != len(last) or start.interval()[0] > end.interval()[0]:
+        raise ValueError
+    if start.day:
+        days = (end.interval()[0] - start.interval()[0]).days
+        every = [(start.interval()[0] + datetime.timedelta(d)).isoformat() for d in range(days + 1)]
+    elif start.month:
+        months = range(start.year * 12 + start.month - 1, end.year * 12 + end.month)
+        every = [f"{m // 12:04d}-{m % 12 + 1:02d}" for m in months]
+    else:
+        every = [f"{y:04d}" for y in range(start.year, end.year + 1)]
+    if len(every) <= most:
+        return every
+    return [every[round(i * (len(every) - 1) / (most - 1))] for i in range(most)] if most > 1 else every[:1]

@@ -1,0 +1,80 @@
+"""Captions from what a data set says: its label or sentence, in many phrasings, with pieces left out.
+
+The words kept for testing whether meaning carries over ("woods", "wheat", "suburb", "motorway") appear in
+no phrase here.
+"""
+
+import numpy as np
+
+from diffusionsat.data.parquet import Sample
+
+VIEWS = (
+    "{}",
+    "satellite image of {}",
+    "a satellite image of {}",
+    "satellite photo of {}",
+    "aerial view of {}",
+    "{} seen from above",
+    "{} from space",
+)
+
+PHRASES = {
+    # EuroSAT
+    "AnnualCrop": ("annual crops", "crop fields", "arable farmland", "farm fields with annual crops", "ploughed fields"),
+    "Forest": ("forest", "a dense forest", "trees", "forest canopy", "a forest of tall trees"),
+    "HerbaceousVegetation": ("herbaceous vegetation", "wild grass and shrubs", "natural grassland", "scrubland"),
+    "Highway": ("a highway", "a highway through the countryside", "a main road", "a road with an interchange"),
+    "Industrial": ("industrial buildings", "an industrial area", "factories and warehouses", "large industrial halls"),
+    "Pasture": ("pasture", "meadows and pasture", "grazing land", "green meadows"),
+    "PermanentCrop": ("permanent crops", "orchards", "vineyards and orchards", "olive groves", "rows of fruit trees"),
+    "Residential": ("a residential area", "houses and streets", "a town with houses", "a residential neighbourhood"),
+    "River": ("a river", "a river through the land", "a winding river", "a river and its banks"),
+    "SeaLake": ("open water", "the sea", "a lake", "sea or lake water", "the ocean"),
+    # UC Merced
+    "agricultural": ("agricultural fields", "rows of crops"),
+    "airplane": ("airplanes on the ground", "an airplane at an airport", "parked airplanes"),
+    "baseball diamond": ("a baseball field", "a baseball diamond"),
+    "beach": ("a beach", "waves on a sandy beach", "a sandy shore and the sea"),
+    "buildings": ("large buildings", "city buildings", "office buildings and streets"),
+    "chaparral": ("chaparral", "dry shrubs on bare ground", "sparse bushes"),
+    "dense residential": ("a dense residential area", "closely packed houses", "many houses side by side"),
+    "forest": ("forest", "a dense forest", "trees"),
+    "freeway": ("a freeway", "cars on a freeway", "a freeway with several lanes"),
+    "golf course": ("a golf course", "golf greens and sand bunkers"),
+    "harbor": ("a harbor with boats", "boats at piers", "a marina"),
+    "intersection": ("a road intersection", "crossing streets", "a crossroads"),
+    "medium residential": ("a residential area with gardens", "houses with gardens", "family houses along streets"),
+    "mobile home park": ("a mobile home park", "rows of mobile homes"),
+    "overpass": ("a road overpass", "a bridge of one road over another", "a flyover"),
+    "parking lot": ("a parking lot", "parked cars", "rows of cars in a parking lot"),
+    "river": ("a river", "a river between trees"),
+    "runway": ("a runway", "an airport runway with markings"),
+    "sparse residential": ("a single house among trees", "scattered houses", "a sparse residential area"),
+    "storage tanks": ("storage tanks", "round storage tanks", "oil tanks"),
+    "tennis court": ("tennis courts", "a tennis court"),
+}
+
+SOURCES = {
+    "blue_marble_2004": ("land seen from orbit", "a large region of the Earth", "continental landscape", "the Earth's land"),
+    "blue_marble_500m": ("mountains and plains", "a wide landscape", "a region of the Earth", "land with relief"),
+}
+
+_MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
+
+
+def caption(sample: Sample, rng: np.random.Generator) -> str:
+    """One caption of a sample; another call with the same generator gives another phrasing."""
+    subjects = PHRASES.get(sample.label or "") or SOURCES.get(sample.source)
+    if subjects is None or (sample.caption and rng.random() < 0.7):
+        text = sample.caption or sample.label or ""
+        if not text:
+            return ""
+    else:
+        text = VIEWS[rng.integers(len(VIEWS))].format(subjects[rng.integers(len(subjects))])
+    month = sample.metadata.month
+    if month is not None and rng.random() < 0.2:
+        text = f"{text} in {_MONTHS[month - 1]}"
+    return text
+

@@ -1,0 +1,81 @@
+"""Output that is complete or absent: written beside its place, then moved there."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusionsat.errors import RasterError
+
+
+def check_writable(path: Path, *, overwrite: bool = False) -> Path:
+    """The path, if a file may be written there.
+
+        exists   overwrite   ->
+        no       any             allowed
+        file     yes             allowed
+        file     no              RasterError
+        folder   any             RasterError
+
+    Raises:
+        RasterError: As the table says, or if the folder is absent or cannot be written to.
+    """
+    if path.is_dir():
+        raise RasterError(f"{path} is a folder. Give the name of a file.")
+    if path.exists() and not overwrite:
+        raise RasterError(f"{path} exists. Give another name, or --overwrite (overwrite=True) to replace it.")
+    if not path.parent.is_dir():
+        raise RasterError(f"{path} cannot be written: its folder {path.parent} does not exist. Make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise RasterError(f"{path} cannot be written: no permission to write in {path.parent}.")
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A name to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
+
+    Raises:
+        RasterError: If `check_writable` refuses, or the disk is full or fails while writing.
+    """
+    check_writable(path, overwrite=overwrite)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise RasterError(f"{path} cannot be written: {error.strerror or error}.") from error
+    partial = Path(name)
+    try:
+        try:
+            yield partial
+            _sync(partial)
+            partial.chmod(0o666 & ~_umask())
+            partial.replace(path)
+        except OSError as error:
+            if isinstance(error, RasterError):
+                raise
+            raise RasterError(f"{path} cannot be written: {error.strerror or error}. Nothing was left there.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RasterError: As `writing`.
+    """
+    with writing(path, overwrite=overwrite) as partial:
+        partial.write_bytes(content)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

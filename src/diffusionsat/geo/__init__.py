@@ -1,0 +1,1 @@
+"""Grids, rasters and catalogues: where pixels lie on the Earth. No torch here."""

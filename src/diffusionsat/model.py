@@ -1,0 +1,207 @@
+"""`DiffusionSat`: the networks of a checkpoint, ready for every job."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusionsat.checkpoints.layout import Config, content_hash, read_config
+from diffusionsat.checkpoints.shipped import find
+from diffusionsat.checkpoints.tensors import load_strictly
+from diffusionsat.diffusion.denoisers import Denoiser, denoiser
+from diffusionsat.diffusion.guidance import Guidance, guided
+from diffusionsat.diffusion.schedules import flow_time
+from diffusionsat.errors import CheckpointError, ConfigError
+from diffusionsat.metadata import Metadata
+from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
+from diffusionsat.models.compact.denoiser import CompactDenoiser
+from diffusionsat.models.compact.text import Prompter, TextEncoder
+from diffusionsat.models.encodings import Bandwidth, numbers
+
+if TYPE_CHECKING:
+    from diffusionsat.tasks.scene import Scene
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class DiffusionSat:
+    """A checkpoint's networks with what is needed to use them.
+
+    Made by `from_pretrained`; the jobs are its methods.
+
+    Args:
+        config: The checkpoint's configuration.
+        network: Denoising network.
+        autoencoder: Images to latents and back.
+        prompter: Words to token states.
+        checkpoint: Hash of the checkpoint, 64 hexadecimal digits.
+        device: Where the networks are.
+        precision: ``"fp32"`` or ``"bf16"``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: CompactDenoiser,
+        autoencoder: CompactAutoencoder,
+        prompter: Prompter,
+        *,
+        checkpoint: str,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.config, self.checkpoint, self.device, self.precision = config, checkpoint, device, precision
+        dtype = PRECISIONS[precision]
+        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        for name, part in self.network.named_children():
+            if name != "embed":  # metadata stays in float32 until it is embedded
+                part.to(dtype)
+        self.autoencoder = autoencoder.to(device, dtype, memory_format=torch.channels_last).eval()
+        self.prompter = prompter
+        self.prompter.encoder.to(device).eval()
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path = "compact", *, device: str = "auto", precision: str = "auto") -> Self:
+        """Load a checkpoint.
+
+        Args:
+            path_or_name: A folder, or a name that `diffusionsat models` shows.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+            precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the device is fast at it.
+
+        Raises:
+            CheckpointError: If it is absent, damaged, foreign, mismatched or unsafe.
+            ConfigError: If the device or precision is unknown or not there.
+        """
+        folder = find(path_or_name)
+        config = read_config(folder)
+        where = _device(device)
+        with torch.device("meta"):
+            network = _build(CompactDenoiser, config.denoiser, folder)
+            autoencoder = _build(CompactAutoencoder, config.autoencoder, folder)
+            encoder = _build(TextEncoder, config.text_encoder, folder)
+        load_strictly(network, folder / "denoiser.safetensors")
+        load_strictly(autoencoder, folder / "autoencoder.safetensors")
+        load_strictly(encoder, folder / "text_encoder.safetensors")
+        return cls(
+            config,
+            network,
+            autoencoder,
+            _prompter(folder, encoder, config.max_tokens),
+            checkpoint=content_hash(folder),
+            device=where,
+            precision=_precision(precision, where),
+        )
+
+    @property
+    def multiple(self) -> int:
+        """Width and height of an image are multiples of this, in pixels."""
+        return FACTOR * self.network.factor
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the image per pixel of the latents."""
+        return FACTOR
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.network.conv_in.in_channels
+
+    def conditioned(
+        self, prompts: Sequence[str], metadata: Sequence[Metadata], negative: str, guidance: Guidance
+    ) -> Denoiser:
+        """A denoiser of a batch under its prompts and metadata, guided.
+
+        Args:
+            prompts: One an image.
+            metadata: One an image.
+            negative: What the estimate without text is given instead of nothing.
+            guidance: Strengths.
+        """
+        states, mask = self.prompter([*prompts, negative])
+        known = numbers(metadata).to(self.device)
+        unknown = torch.full_like(known, torch.nan)
+        count = len(prompts)
+
+        def conditions(given: tuple[bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
+            text, meta = given
+            rows = slice(0, count) if text else torch.full((count,), count)
+            return states[rows], mask[rows], known if meta else unknown
+
+        def estimates(x: Tensor, sigma: float, given: list[tuple[bool, bool]]) -> list[Tensor]:
+            parts = zip(*(conditions(g) for g in given), strict=True)
+            text, text_mask, meta = (torch.cat(part) for part in parts)
+
+            def network(latents: Tensor, time: Tensor) -> Tensor:
+                latents = latents.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
+                return self.network(latents, time, text, text_mask, meta)
+
+            together = denoiser(network, self.config.prediction, flow_time)
+            return list(together(x.repeat(len(given), 1, 1, 1), sigma).chunk(len(given)))
+
+        return guided(estimates, guidance)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Pixels, uint8 (B, H, W, 3), of latents (B, C, H/4, W/4)."""
+        image = self.autoencoder.decode(latents.to(PRECISIONS[self.precision], memory_format=torch.channels_last))
+        pixels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+    @torch.inference_mode()
+    def encode(self, pixels: np.ndarray) -> Tensor:
+        """Latents, float32 (B, C, H/4, W/4), of pixels, uint8 (B, H, W, 3)."""
+        image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.autoencoder.encode(image.to(PRECISIONS[self.precision], memory_format=torch.channels_last)).float()
+
+    def generate(self, prompt: str = "", metadata: Metadata | None = None, **options: Any) -> "Scene | list[Scene]":
+        """Make an image of words and metadata; see `diffusionsat.tasks.generate.generate`."""
+        from diffusionsat.tasks.generate import generate
+
+        return generate(self, prompt, metadata, **options)
+
+
+def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any:
+    sizes = dict(sizes)
+    if "bandwidth" in sizes:
+        sizes["bandwidth"] = Bandwidth(**sizes["bandwidth"])
+    try:
+        return kind(**sizes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {error}.") from None
+
+
+def _prompter(folder: Path, encoder: TextEncoder, max_tokens: int) -> Prompter:
+    file = folder / "tokenizer.json"
+    try:
+        return Prompter(file.read_text(encoding="utf-8"), encoder, max_tokens)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing. The checkpoint is incomplete: copy or make it again.") from None
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise CheckpointError(f"{file} is no tokenizer: {error}.") from None
+
+
+def _device(name: str) -> torch.device:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    if name not in there:
+        raise ConfigError(f"device is {name!r}. Give auto, cpu, cuda or mps.")
+    if not there[name]:
+        raise ConfigError(f"device is {name!r}, which this machine or this build of torch does not have. Give auto or cpu.")
+    return torch.device(name)
+
+
+def _precision(name: str, device: torch.device) -> str:
+    if name == "auto":
+        fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") if device.type == "cpu" else device.type == "cuda"
+        if device.type == "cpu":
+            fast = fast and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if fast else "fp32"
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision is {name!r}. Give auto, fp32 or bf16.")
+    return name

@@ -1,0 +1,222 @@
+"""The compact denoiser: DiffusionSat's design (Khanna et al. 2024, figure 2) as a lean U-Net in plain torch.
+
+Metadata is embedded like the timestep and added to it; text enters through cross attention, and its mean
+through the same embedding. Attention stays off the finest level, where a CPU would spend most of its time.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusionsat.models.encodings import Bandwidth, extended
+
+_GROUPS = 16
+
+
+class CompactDenoiser(nn.Module):
+    """Noisy latents, a time, text and metadata to the prediction that the model was trained for.
+
+    Args:
+        latent_channels: Channels of the latents.
+        channels: Width of each level; each level is half the size of the one before.
+        blocks: Residual blocks a level on the way down (one more on the way up).
+        attention: For each level, whether its blocks are followed by attention.
+        head_width: Channels an attention head.
+        embedding: Width of the embedding of time, metadata and mean text.
+        text_width: Width of the text's token states.
+        bandwidth: How fine the metadata's features are.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int = 4,
+        channels: tuple[int, ...] = (64, 128, 256),
+        blocks: int = 2,
+        attention: tuple[bool, ...] = (False, True, True),
+        head_width: int = 32,
+        embedding: int = 384,
+        text_width: int = 384,
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
+        super().__init__()
+        if len(attention) != len(channels):
+            raise ValueError(f"attention has {len(attention)} entries for {len(channels)} levels.")
+        self.factor = 2 ** (len(channels) - 1)  # latents' sides must be multiples of this
+        self.embed = Conditioning(embedding, text_width, bandwidth or Bandwidth())
+        self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
+
+        def block(width_in: int, width_out: int, attend: bool) -> _Block:
+            return _Block(width_in, width_out, embedding, text_width, head_width if attend else None)
+
+        self.down = nn.ModuleList()
+        width, skips = channels[0], [channels[0]]
+        for level, (wider, attend) in enumerate(zip(channels, attention, strict=True)):
+            if level > 0:
+                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+            for _ in range(blocks):
+                self.down.append(block(width, wider, attend))
+                width = wider
+                skips.append(width)
+        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+        self.up = nn.ModuleList()
+        for level, (narrower, attend) in reversed(list(enumerate(zip(channels, attention, strict=True)))):
+            for _ in range(blocks + 1):
+                self.up.append(block(width + skips.pop(), narrower, attend))
+                width = narrower
+            if level > 0:
+                self.up.append(_Upsample(width))
+        self.norm_out = nn.GroupNorm(_GROUPS, width)
+        self.conv_out = nn.Conv2d(width, latent_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(
+        self, latents: Tensor, time: Tensor, text: Tensor, text_mask: Tensor, metadata: Tensor
+    ) -> Tensor:
+        """Predict, in the dtype of the latents.
+
+        Args:
+            latents: Noisy latents, (B, C, h, w); h and w multiples of `factor`.
+            time: Time, (B,), 0 (clean) to 1 (noise).
+            text: Token states, (B, T, text_width).
+            text_mask: (B, T), True on tokens, False on padding.
+            metadata: Numbers as `diffusionsat.models.encodings.numbers` gives them, (B, 7), NaN unknown.
+
+        Returns:
+            Prediction, (B, C, h, w).
+        """
+        embedded = F.silu(self.embed(time, text, text_mask, metadata)).to(self.conv_in.weight.dtype)
+        text = text.to(latents.dtype)
+        x = self.conv_in(latents)
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, embedded, text, text_mask) if isinstance(layer, _Block) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, embedded, text, text_mask)
+        for layer in self.up:
+            if isinstance(layer, _Block):
+                x = layer(torch.cat([x, skips.pop()], dim=1), embedded, text, text_mask)
+            else:
+                x = layer(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Conditioning(nn.Module):
+    """Sum of the embeddings of time, of each metadata field (or its learned null) and of the mean token state.
+
+    The features are computed in float32, whatever the precision of the weights.
+    """
+
+    def __init__(self, width: int, text_width: int, bandwidth: Bandwidth) -> None:
+        super().__init__()
+        self.bandwidth = bandwidth
+        self.time = _perceptron(_TIME_FEATURES, width)
+        self.text = nn.Linear(text_width, width)
+        sizes = {name: f.shape[1] for name, (f, _) in extended(torch.zeros(1, 7), bandwidth).items()}
+        self.fields = nn.ModuleDict({name: _perceptron(size, width) for name, size in sizes.items()})
+        self.nulls = nn.ParameterDict({name: nn.Parameter(0.1 * torch.randn(width)) for name in sizes})
+
+    def forward(self, time: Tensor, text: Tensor, text_mask: Tensor, metadata: Tensor) -> Tensor:
+        """Embedding (B, width); arguments as in `CompactDenoiser.forward`."""
+        dtype = self.text.weight.dtype
+        weights = text_mask.to(dtype)[:, :, None]
+        mean_text = (text.to(dtype) * weights).sum(1) / weights.sum(1)
+        total = self.time(_time_features(time).to(dtype)) + self.text(mean_text)
+        for name, (features, known) in extended(metadata, self.bandwidth).items():
+            total = total + torch.where(known[:, None], self.fields[name](features.to(dtype)), self.nulls[name])
+        return total
+
+
+_TIME_FEATURES = 128
+
+
+def _time_features(time: Tensor) -> Tensor:
+    """Sines and cosines of a time in [0, 1] as Vaswani et al. 2017 encode 0..1000, (B, 128) float32."""
+    half = _TIME_FEATURES // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device) / half)
+    angles = 1000 * time.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def _perceptron(size: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size, 128), nn.SiLU(), nn.Linear(128, width))
+
+
+class _Block(nn.Module):
+    """A residual block modulated by the embedding, then attention if ``head_width`` is given."""
+
+    def __init__(self, width_in: int, width: int, embedding: int, text_width: int, head_width: int | None) -> None:
+        super().__init__()
+        self.norm_in = nn.GroupNorm(_GROUPS, width_in)
+        self.conv_in = nn.Conv2d(width_in, width, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * width)
+        self.norm = nn.GroupNorm(_GROUPS, width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+        self.shortcut = nn.Identity() if width_in == width else nn.Conv2d(width_in, width, 1)
+        self.attention = None if head_width is None else _Attention(width, text_width, head_width)
+
+    def forward(self, x: Tensor, embedded: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv_in(F.silu(self.norm_in(x)))
+        hidden = self.conv(F.silu(self.norm(hidden) * (1 + scale) + shift))
+        x = self.shortcut(x) + hidden
+        return x if self.attention is None else self.attention(x, text, text_mask)
+
+
+class _Attention(nn.Module):
+    """Self-attention, cross attention to the text and a feed-forward part, each added to its input."""
+
+    def __init__(self, width: int, text_width: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = width // head_width
+        self.norm_self = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out_self = nn.Linear(width, width)
+        self.norm_cross = nn.LayerNorm(width)
+        self.norm_text = nn.LayerNorm(text_width)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(text_width, 2 * width, bias=False)
+        self.out_cross = nn.Linear(width, width)
+        self.norm_hidden = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(2 * width, width)
+        for last in (self.out_self, self.out_cross, self.down):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        q, k, v = self._heads(self.qkv(self.norm_self(x)), 3)
+        x = x + self.out_self(_merge(F.scaled_dot_product_attention(q, k, v)))
+        (q,) = self._heads(self.q(self.norm_cross(x)), 1)
+        k, v = self._heads(self.kv(self.norm_text(text)), 2)
+        x = x + self.out_cross(_merge(F.scaled_dot_product_attention(q, k, v, attn_mask=text_mask[:, None, None, :])))
+        hidden, gate = self.up(self.norm_hidden(x)).chunk(2, dim=-1)
+        x = x + self.down(hidden * F.gelu(gate))
+        return x.view(b, h, w, c).permute(0, 3, 1, 2)
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        b, t, _ = x.shape
+        return x.view(b, t, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """(B, heads, T, width) to (B, T, heads * width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class _Upsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))

@@ -1,0 +1,126 @@
+"""`Scene`: what every job returns, and how it is written: GeoTIFF, PNG, STAC."""
+
+import base64
+import html
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusionsat.errors import RasterError
+from diffusionsat.files import write_bytes
+from diffusionsat.geo.grids import Grid
+from diffusionsat.geo.images import TAG, geotiff, png, world_file
+from diffusionsat.geo.stac import item
+from diffusionsat.metadata import Metadata
+
+SYNTHETIC = "Synthetic image made by a generative model (diffusionsat); not a measurement of any place."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A generated image with its place, its metadata and how it was made.
+
+    Args:
+        pixels: Red, green, blue, uint8 (H, W, 3).
+        grid: Where the pixels lie; None if the place or the gsd is unknown.
+        metadata: What was asked for.
+        provenance: Model and its hash, prompt, seed, solver, steps, guidance, precision.
+    """
+
+    pixels: np.ndarray = field(repr=False)
+    grid: Grid | None
+    metadata: Metadata
+    provenance: dict[str, Any]
+
+    @property
+    def crs(self) -> Any:
+        """CRS (`pyproj.CRS`) of the pixels; None without a place."""
+        return self.grid and self.grid.crs
+
+    @property
+    def transform(self) -> Any:
+        """Affine transform from (column, row) to the CRS; None without a place."""
+        return self.grid and self.grid.transform
+
+    def tags(self) -> dict[str, str]:
+        """What is written into every file, SYNTHETIC first."""
+        return {
+            "SYNTHETIC": "YES",
+            "SYNTHETIC_NOTE": SYNTHETIC,
+            "PROMPT": self.provenance.get("prompt", ""),
+            "SEED": str(self.provenance.get("seed", "")),
+            "STEPS": str(self.provenance.get("steps", "")),
+            "MODEL": self.provenance.get("model", ""),
+            "MODEL_HASH": self.provenance.get("model_hash", ""),
+            "METADATA": self.metadata.to_json(),
+            TAG: json.dumps(self.provenance),
+        }
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a Cloud Optimized GeoTIFF (.tif, .tiff) or a PNG with a world file (.png, .pgw).
+
+        A PNG holds no CRS; its text chunks name it. Without a place both are plain pixels.
+
+        Args:
+            path: File to write.
+            overwrite: Replace an existing file.
+
+        Returns:
+            The path.
+
+        Raises:
+            RasterError: If the suffix is another, the file exists, or it cannot be written. Nothing is left then.
+        """
+        path = Path(path)
+        if path.suffix.lower() in (".tif", ".tiff"):
+            write_bytes(path, self.to_geotiff(), overwrite=overwrite)
+        elif path.suffix.lower() == ".png":
+            beside = path.with_suffix(".pgw")
+            write_bytes(path, self.to_png(), overwrite=overwrite)
+            if self.grid is not None:
+                write_bytes(beside, world_file(self.grid), overwrite=True)
+            else:
+                beside.unlink(missing_ok=True)  # one of a replaced image would lie
+        else:
+            raise RasterError(f"{path} has suffix {path.suffix!r}. Give .tif, .tiff or .png.")
+        return path
+
+    def to_stac(self, *, href: str | None = None) -> dict[str, Any]:
+        """A STAC item (1.1.0) as a dict; ``href`` names the image's file.
+
+        An unknown date gives the time of making and ``diffusionsat:date_known`` false; no place gives a null
+        geometry.
+        """
+        return item(
+            identifier=self.identifier,
+            grid=self.grid,
+            metadata=self.metadata,
+            size=(self.pixels.shape[1], self.pixels.shape[0]),
+            provenance=self.provenance,
+            note=SYNTHETIC,
+            href=href,
+        )
+
+    @property
+    def identifier(self) -> str:
+        """A name that is the same for the same image: model, seed and index."""
+        p = self.provenance
+        return f"synthetic-{p.get('model', 'image')}-{p.get('seed', 0)}-{p.get('index', 0)}"
+
+    def to_geotiff(self) -> bytes:
+        """The bytes of a Cloud Optimized GeoTIFF with the tags."""
+        return geotiff(self.pixels, self.grid, self.tags())
+
+    def to_png(self) -> bytes:
+        """The bytes of a PNG with the tags as text chunks."""
+        return png(self.pixels, self.grid, self.tags())
+
+    _repr_png_ = to_png
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(self.to_png()).decode()
+        caption = f"synthetic: {self.provenance.get('prompt') or 'no prompt'}, {self.metadata.to_json()}"
+        return f'<figure><img src="data:image/png;base64,{picture}"><figcaption>{html.escape(caption)}</figcaption></figure>'

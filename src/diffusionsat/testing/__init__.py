@@ -1,0 +1,6 @@
+"""Stand-ins for tests, ours and users': denoisers whose answer is known, and a checkpoint of a few kilobytes."""
+
+from diffusionsat.testing.checkpoint import tiny_checkpoint
+from diffusionsat.testing.denoisers import FakeDenoiser, GaussianMixture
+
+__all__ = ["FakeDenoiser", "GaussianMixture", "tiny_checkpoint"]

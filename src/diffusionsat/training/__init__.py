@@ -1,0 +1,1 @@
+"""How the networks learn: objectives, optimisers, the loop and its checkpoints."""
