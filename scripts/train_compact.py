@@ -1,9 +1,10 @@
-"""Train the compact model from the Parquet sets of a data folder, stage by stage.
+r"""Train the compact model from the Parquet sets of a data folder, stage by stage.
 
     python scripts/train_compact.py autoencoder --data DATA --output runs/autoencoder --images 64000
     python scripts/train_compact.py bank --data DATA --autoencoder runs/autoencoder --output runs/bank
     python scripts/train_compact.py denoiser --bank runs/bank --output runs/denoiser --images 1000000
-    python scripts/train_compact.py export --autoencoder runs/autoencoder --denoiser runs/denoiser --output compact
+    python scripts/train_compact.py export --autoencoder runs/autoencoder --denoiser runs/denoiser \
+        --output compact
 
 DATA holds one folder a data set with ``train.parquet`` and ``test.parquet`` in it. Training stages can be
 stopped (Ctrl-C, SIGTERM) and are taken up again by the same command.
@@ -11,6 +12,7 @@ stopped (Ctrl-C, SIGTERM) and are taken up again by the same command.
 
 import argparse
 import ctypes
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -101,15 +103,23 @@ def autoencoder(args: argparse.Namespace) -> None:
     recipe = autoencoders.Recipe(images=args.images, weights=WEIGHTS, decay=args.decay)
     images = {name: images_of(args.data / name / "train.parquet", name, recipe.size) for name in WEIGHTS}
     test = {
-        name: torch.stack([_tensor(image[:192, :192]) for image in images_of(args.data / name / "test.parquet", name, 64)[:count]])
+        name: torch.stack(
+            [
+                _tensor(image[:192, :192])
+                for image in images_of(args.data / name / "test.parquet", name, 64)[:count]
+            ]
+        )
         for name, count in (("eurosat_rgb", 256), ("uc_merced", 64), ("naip_california_cities", 64))
     }
     network = CompactAutoencoder().to(memory_format=torch.channels_last)
     distance = PerceptualDistance().to(memory_format=torch.channels_last)
     autoencoders.train_autoencoder(network, images, test, recipe, args.output, distance)
     with torch.random.fork_rng():
-        autoencoders.calibrate(network, [autoencoders.crops(images, recipe, -1 - i) for i in range(64)])
-    save_file(network.state_dict(), args.output / "autoencoder.safetensors")
+        autoencoders.calibrate(
+            network, [autoencoders.crops(images, recipe, (1 << 40) + i) for i in range(64)]
+        )
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, args.output / "autoencoder.safetensors")
 
 
 def images_of(path: Path, source: str, smallest: int) -> list[np.ndarray]:
@@ -152,12 +162,49 @@ def denoiser(args: argparse.Namespace) -> None:
         first.numbers[rows],
     )
     network = CompactDenoiser(channels=CHANNELS).to(memory_format=torch.channels_last)
-    log.info("%.2f M parameters, %s latents", sum(p.numel() for p in network.parameters()) / 1e6, [len(b) for b, _ in banks])
+    log.info(
+        "%.2f M parameters, %s latents",
+        sum(p.numel() for p in network.parameters()) / 1e6,
+        [len(b) for b, _ in banks],
+    )
     train_denoiser(network, reader, validation, recipe, args.output)
 
 
+def export(args: argparse.Namespace) -> None:
+    from diffusionsat.checkpoints.layout import FORMAT, FORMAT_VERSION, Config, Defaults, write_checkpoint
+    from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks.selftest import statistics
+
+    prompter = minilm()
+    trained = torch.load(args.denoiser / "last.pt", weights_only=True)
+    networks = {
+        "denoiser": trained["average"],
+        "autoencoder": load_file(args.autoencoder / "autoencoder.safetensors"),
+        "text_encoder": prompter.encoder.state_dict(),
+    }
+    config = Config(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        name="compact",
+        version=args.version,
+        licence="Apache-2.0",
+        max_tokens=MAX_TOKENS,
+        denoiser={"channels": list(CHANNELS)},
+        defaults=Defaults(),
+        images_seen=trained["seen"],
+    )
+    storage = {"denoiser": "int8", "autoencoder": "bf16", "text_encoder": "int8"}
+    card = args.card.read_text() if args.card else "# compact\n"
+    write_checkpoint(args.output, config, networks, prompter.tokenizer.to_str(), card, storage)
+    sat = DiffusionSat.from_pretrained(args.output, device="cpu", precision="fp32")
+    answer = dataclasses.replace(config, known_answer=tuple(statistics(sat)))
+    (args.output / "config.json").write_text(answer.to_json())
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     stages = parser.add_subparsers(required=True)
     stage = stages.add_parser("autoencoder")
@@ -179,6 +226,13 @@ def main() -> None:
     stage.add_argument("--images", type=int, required=True)
     stage.add_argument("--decay", type=int, default=60_000)
     stage.add_argument("--sizes", type=_size_share, nargs="+", default=[(64, 1.0)], metavar="SIZE:SHARE")
+    stage.add_argument("--output", type=Path, required=True)
+    stage = stages.add_parser("export")
+    stage.set_defaults(run=export)
+    stage.add_argument("--autoencoder", type=Path, required=True)
+    stage.add_argument("--denoiser", type=Path, required=True)
+    stage.add_argument("--version", default="0")
+    stage.add_argument("--card", type=Path, help="text of the model card")
     stage.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

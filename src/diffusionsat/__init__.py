@@ -1,8 +1,8 @@
 """DiffusionSat: a generative foundation model for satellite images, usable.
 
-    >>> from diffusionsat import DiffusionSat, Metadata
-    >>> sat = DiffusionSat.from_pretrained("compact")  # doctest: +SKIP
-    >>> scene = sat.generate("a river", Metadata(lon=7.4, lat=46.9, gsd=10))  # doctest: +SKIP
+>>> from diffusionsat import DiffusionSat, Metadata
+>>> sat = DiffusionSat.from_pretrained("compact")  # doctest: +SKIP
+>>> scene = sat.generate("a river", Metadata(lon=7.4, lat=46.9, gsd=10))  # doctest: +SKIP
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ _HOMES = {
     "Scene": "tasks.scene",
     "StepInfo": "diffusion.solvers",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -45,4 +45,6 @@ class MissingExtraError(DiffusionSatError, ImportError):
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs packages that are not installed. Run: pip install 'diffusionsat[{extra}]'")
+        super().__init__(
+            f"{what} needs packages that are not installed. Run: pip install 'diffusionsat[{extra}]'"
+        )

@@ -26,7 +26,9 @@ def check_writable(path: Path, *, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise RasterError(f"{path} exists. Give another name, or --overwrite (overwrite=True) to replace it.")
     if not path.parent.is_dir():
-        raise RasterError(f"{path} cannot be written: its folder {path.parent} does not exist. Make it first.")
+        raise RasterError(
+            f"{path} cannot be written: its folder {path.parent} does not exist. Make it first."
+        )
     if not os.access(path.parent, os.W_OK):
         raise RasterError(f"{path} cannot be written: no permission to write in {path.parent}.")
     return path
@@ -55,7 +57,9 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         except OSError as error:
             if isinstance(error, RasterError):
                 raise
-            raise RasterError(f"{path} cannot be written: {error.strerror or error}. Nothing was left there.") from error
+            raise RasterError(
+                f"{path} cannot be written: {error.strerror or error}. Nothing was left there."
+            ) from error
     finally:
         partial.unlink(missing_ok=True)
 

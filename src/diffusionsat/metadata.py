@@ -133,7 +133,9 @@ def _number(name: str, value: Any) -> float:
             raise TypeError
         number = float(value)
     except (TypeError, ValueError):
-        raise MetadataError(f"{name} is {value!r}, no number. Give {_HINTS[name]}, or None if unknown.") from None
+        raise MetadataError(
+            f"{name} is {value!r}, no number. Give {_HINTS[name]}, or None if unknown."
+        ) from None
     possible = {
         "lon": -180 <= number <= 180,
         "lat": -90 <= number <= 90,

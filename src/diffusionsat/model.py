@@ -64,7 +64,9 @@ class DiffusionSat:
         self.prompter.encoder.to(device).eval()
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path = "compact", *, device: str = "auto", precision: str = "auto") -> Self:
+    def from_pretrained(
+        cls, path_or_name: str | Path = "compact", *, device: str = "auto", precision: str = "auto"
+    ) -> Self:
         """Load a checkpoint.
 
         Args:
@@ -148,7 +150,9 @@ class DiffusionSat:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Pixels, uint8 (B, H, W, 3), of latents (B, C, H/4, W/4)."""
-        image = self.autoencoder.decode(latents.to(PRECISIONS[self.precision], memory_format=torch.channels_last))
+        image = self.autoencoder.decode(
+            latents.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
+        )
         pixels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -156,9 +160,13 @@ class DiffusionSat:
     def encode(self, pixels: np.ndarray) -> Tensor:
         """Latents, float32 (B, C, H/4, W/4), of pixels, uint8 (B, H, W, 3)."""
         image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.autoencoder.encode(image.to(PRECISIONS[self.precision], memory_format=torch.channels_last)).float()
+        return self.autoencoder.encode(
+            image.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
+        ).float()
 
-    def generate(self, prompt: str = "", metadata: Metadata | None = None, **options: Any) -> "Scene | list[Scene]":
+    def generate(
+        self, prompt: str = "", metadata: Metadata | None = None, **options: Any
+    ) -> "Scene | list[Scene]":
         """Make an image of words and metadata; see `diffusionsat.tasks.generate.generate`."""
         from diffusionsat.tasks.generate import generate
 
@@ -172,7 +180,9 @@ def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any
     try:
         return kind(**sizes)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {error}.") from None
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {error}."
+        ) from None
 
 
 def _prompter(folder: Path, encoder: TextEncoder, max_tokens: int) -> Prompter:
@@ -180,7 +190,9 @@ def _prompter(folder: Path, encoder: TextEncoder, max_tokens: int) -> Prompter:
     try:
         return Prompter(file.read_text(encoding="utf-8"), encoder, max_tokens)
     except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing. The checkpoint is incomplete: copy or make it again.") from None
+        raise CheckpointError(
+            f"{file} is missing. The checkpoint is incomplete: copy or make it again."
+        ) from None
     except Exception as error:  # tokenizers raises bare exceptions
         raise CheckpointError(f"{file} is no tokenizer: {error}.") from None
 
@@ -192,13 +204,19 @@ def _device(name: str) -> torch.device:
     if name not in there:
         raise ConfigError(f"device is {name!r}. Give auto, cpu, cuda or mps.")
     if not there[name]:
-        raise ConfigError(f"device is {name!r}, which this machine or this build of torch does not have. Give auto or cpu.")
+        raise ConfigError(
+            f"device is {name!r}, which this machine or this build of torch does not have. Give auto or cpu."
+        )
     return torch.device(name)
 
 
 def _precision(name: str, device: torch.device) -> str:
     if name == "auto":
-        fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512") if device.type == "cpu" else device.type == "cuda"
+        fast = (
+            torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+            if device.type == "cpu"
+            else device.type == "cuda"
+        )
         if device.type == "cpu":
             fast = fast and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return "bf16" if fast else "fp32"

@@ -49,18 +49,20 @@ def normal(
     Raises:
         ConfigError: If the seed is out of range.
     """
-    key = [check_seed(seed), image << 32 | step << 8 | PURPOSES[purpose]]
+    key = np.array([check_seed(seed), image << 32 | step << 8 | PURPOSES[purpose]], np.uint64)
     out = np.empty((channels, len(rows), len(columns)), np.float32)
     for block_row in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
         for block_column in range(columns.start // BLOCK, -(-columns.stop // BLOCK)):
             # Two's complement keeps negative places apart from positive ones.
-            counter = [0, 0, block_row % 2**64, block_column % 2**64]
+            counter = np.array([0, 0, block_row % 2**64, block_column % 2**64], np.uint64)
             stream = np.random.Generator(np.random.Philox(key=key, counter=counter))
             block = stream.standard_normal((channels, BLOCK, BLOCK), np.float32)
             top, left = block_row * BLOCK, block_column * BLOCK
             r = slice(max(rows.start, top), min(rows.stop, top + BLOCK))
             c = slice(max(columns.start, left), min(columns.stop, left + BLOCK))
-            out[:, r.start - rows.start : r.stop - rows.start, c.start - columns.start : c.stop - columns.start] = block[
-                :, r.start - top : r.stop - top, c.start - left : c.stop - left
-            ]
+            out[
+                :,
+                r.start - rows.start : r.stop - rows.start,
+                c.start - columns.start : c.stop - columns.start,
+            ] = block[:, r.start - top : r.stop - top, c.start - left : c.stop - left]
     return out

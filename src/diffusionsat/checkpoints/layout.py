@@ -30,7 +30,21 @@ FILES = (
     "tokenizer.json",
     "README.md",
 )
-_UNSAFE = {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"}
+_UNSAFE = {
+    ".bin",
+    ".ckpt",
+    ".dill",
+    ".joblib",
+    ".npy",
+    ".npz",
+    ".pickle",
+    ".pkl",
+    ".pt",
+    ".pth",
+    ".py",
+    ".pyc",
+    ".so",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +115,13 @@ def read_config(folder: Path) -> Config:
     """The configuration of a checkpoint folder, after the folder has been looked over.
 
     Raises:
-        CheckpointError: If the folder is absent, foreign, of a newer format, incomplete, or holds pickles, code
-            or links that lead out of it.
+        CheckpointError: If the folder is absent, foreign, of a newer format, incomplete, or holds pickles,
+            code or links that lead out of it.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder. Give a checkpoint's folder or a name that `diffusionsat models` shows.")
+        raise CheckpointError(
+            f"{folder} is no folder. Give a checkpoint's folder, or a name from `diffusionsat models`."
+        )
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json; it is no checkpoint of diffusionsat.")
@@ -113,7 +129,9 @@ def read_config(folder: Path) -> Config:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CheckpointError(f"{path} leads out of the checkpoint's folder; it is refused.")
         if path.suffix.lower() in _UNSAFE:
-            raise CheckpointError(f"{path} can carry code; a checkpoint holds only safetensors, JSON and text.")
+            raise CheckpointError(
+                f"{path} can carry code; a checkpoint holds only safetensors, JSON and text."
+            )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -122,7 +140,10 @@ def read_config(folder: Path) -> Config:
         raise CheckpointError(f"{file} is not of format {FORMAT!r}; it is no checkpoint of diffusionsat.")
     version = values.get("format_version")
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{file} has format_version {version!r}; this package reads {FORMAT_VERSION}. Update diffusionsat.")
+        raise CheckpointError(
+            f"{file} has format_version {version!r}; this package reads {FORMAT_VERSION}. "
+            "Update diffusionsat."
+        )
     try:
         return parse(Config, values, str(file))
     except ConfigError as error:

@@ -44,8 +44,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], storage: str) -> None:
     Args:
         path: File to write.
         tensors: By name.
-        storage: ``"fp32"``; ``"bf16"``; or ``"int8"``: tensors of two or more dimensions in eight bits with one
-            scale for each first index, the others in fp32.
+        storage: ``"fp32"``; ``"bf16"``; or ``"int8"``: tensors of two or more dimensions in eight bits with
+            one scale for each first index, the others in fp32.
     """
     stored = {}
     for name, tensor in tensors.items():
@@ -74,7 +74,8 @@ def load_strictly(network: nn.Module, path: Path) -> None:
             raise CheckpointError(f"{path}: {name} is missing; the file belongs to another kind of model.")
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}; the configuration says {tuple(tensor.shape)}."
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}; "
+                f"the configuration says {tuple(tensor.shape)}."
             )
         if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
             raise CheckpointError(f"{path}: {name} has values that are not finite.")

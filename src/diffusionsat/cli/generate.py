@@ -20,13 +20,19 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("prompt", default="")
-@click.option("--lnglat", type=options.LngLat(), metavar="LON,LAT", help="Centre of the image, degrees WGS84.")
+@click.option(
+    "--lnglat", type=options.LngLat(), metavar="LON,LAT", help="Centre of the image, degrees WGS84."
+)
 @click.option("--date", metavar="YYYY[-MM[-DD]]", help="A day, a month or a year.")
 @click.option("--gsd", type=float, metavar="G", help="Metres per pixel.")
 @click.option("--cloud", type=float, metavar="P", help="Cloud cover in percent.")
-@click.option("-n", "count", type=int, default=1, show_default=True, metavar="N", help="Images of one prompt.")
+@click.option(
+    "-n", "count", type=int, default=1, show_default=True, metavar="N", help="Images of one prompt."
+)
 @click.option("--size", type=options.Size(), metavar="WxH", help="Pixels [the model's].")
-@click.option("--features", metavar="FILE|-", help="GeoJSON: one image a feature; - is stdin. OUT is a folder.")
+@click.option(
+    "--features", metavar="FILE|-", help="GeoJSON: one image a feature; - is stdin. OUT is a folder."
+)
 @click.option(
     "--as",
     "form",
@@ -35,7 +41,9 @@ Examples:
     show_default=True,
     help="How the images of --features are written.",
 )
-@click.option("--sweep", metavar="FIELD=A/B", help="A labelled sheet of one seed over a range or list of a field.")
+@click.option(
+    "--sweep", metavar="FIELD=A/B", help="A labelled sheet of one seed over a range or list of a field."
+)
 @options.sampling
 @options.model
 @options.output
@@ -124,7 +132,9 @@ def _paths(output: Path, count: int, *, sheet: bool, overwrite: bool) -> list[Pa
     if count < 1:
         raise ConfigError(f"n is {count}. Give a whole number from 1.")
     digits = max(3, len(str(count - 1)))
-    names = [output] if count == 1 else [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
+    names = (
+        [output] if count == 1 else [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
+    )
     return [check_writable(name, overwrite=overwrite) for name in names]
 
 
@@ -157,7 +167,9 @@ def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool, quiet: bo
     return 0
 
 
-def _sweep(sat: Any, request: Any, name: str, values: list[Any], path: Path, overwrite: bool, quiet: bool) -> int:
+def _sweep(
+    sat: Any, request: Any, name: str, values: list[Any], path: Path, overwrite: bool, quiet: bool
+) -> int:
     from dataclasses import replace
 
     from diffusionsat.files import write_bytes
@@ -165,23 +177,37 @@ def _sweep(sat: Any, request: Any, name: str, values: list[Any], path: Path, ove
     from diffusionsat.tasks.generate import batch_size, make_batch
     from diffusionsat.tasks.sheet import contact_sheet
 
-    requests = [replace(request, metadata=request.metadata.replace(**{name: v})).resolved(sat) for v in values]
+    requests = [
+        replace(request, metadata=request.metadata.replace(**{name: v})).resolved(sat) for v in values
+    ]
     count = batch_size(requests[0])
     scenes = []
     with _Bar("steps", -(-len(requests) // count) * requests[0].steps, quiet) as bar:
         for start in range(0, len(requests), count):
             # The index stays 0: one seed, one noise, so that only the field differs.
-            scenes += make_batch(sat, [(r, 0) for r in requests[start : start + count]], lambda _: bar.advance())
+            scenes += make_batch(
+                sat, [(r, 0) for r in requests[start : start + count]], lambda _: bar.advance()
+            )
     labels = [f"{name} {v if isinstance(v, str) else format(v, 'g')}" for v in values]
     title = f"SYNTHETIC  {request.prompt or '(no prompt)'}  seed {request.seed}"
     sheet = contact_sheet([s.pixels for s in scenes], labels, columns=min(6, len(scenes)), title=title)
     tags = scenes[0].tags() | {"SWEEP": json.dumps({name: values})}
     write_bytes(path, png(sheet, None, tags), overwrite=overwrite)
-    _print({"path": str(path), "synthetic": True, "sweep": {name: values}, "prompt": request.prompt, "seed": request.seed})
+    _print(
+        {
+            "path": str(path),
+            "synthetic": True,
+            "sweep": {name: values},
+            "prompt": request.prompt,
+            "seed": request.seed,
+        }
+    )
     return 0
 
 
-def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, overwrite: bool, quiet: bool) -> int:
+def _bulk(
+    sat: Any, features: list[Any], request: Any, folder: Path, form: str, overwrite: bool, quiet: bool
+) -> int:
     from diffusionsat.tasks.bulk import plan, run
 
     planned, bad = plan(sat, features, request)
@@ -193,7 +219,9 @@ def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, 
     written = 0
     try:
         with _Bar("images", len(planned), quiet) as bar:
-            for path in run(sat, planned, folder, form, overwrite=overwrite, on_image=lambda _: bar.advance()):
+            for path in run(
+                sat, planned, folder, form, overwrite=overwrite, on_image=lambda _: bar.advance()
+            ):
                 written += 1
                 _print({"path": str(path), "synthetic": True})
     except DiffusionSatError as error:

@@ -45,4 +45,10 @@ def checkpoint(name_or_path: str) -> dict[str, Any]:
     folder = find(name_or_path)
     config = asdict(read_config(folder))
     size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
-    return {"path": str(folder), "kind": "checkpoint", "bytes": size, "sha256": content_hash(folder), **config}
+    return {
+        "path": str(folder),
+        "kind": "checkpoint",
+        "bytes": size,
+        "sha256": content_hash(folder),
+        **config,
+    }

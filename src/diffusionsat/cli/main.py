@@ -39,7 +39,7 @@ class _Lazy(click.Group):
 @click.command(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DIFFUSIONSAT"},
-    epilog="Exit codes: 0 done, 1 failed while working, 2 bad usage or input, 3 partly done, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed at work, 2 bad usage or input, 3 partly done, 130 interrupted.",
 )
 @click.version_option(package_name="diffusionsat")
 def cli() -> None:
@@ -83,7 +83,10 @@ def run(args: list[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"error: {type(error).__name__}: {error}. This is a fault of diffusionsat; --debug shows where.", err=True)
+        click.echo(
+            f"error: {type(error).__name__}: {error}. This is a fault of diffusionsat; --debug shows where.",
+            err=True,
+        )
         return 1
 
 

@@ -18,7 +18,10 @@ class LngLat(click.ParamType):
 
     name = "LON,LAT"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """The pair of numbers."""
         if isinstance(value, tuple):
             return value
         try:
@@ -33,7 +36,10 @@ class Size(click.ParamType):
 
     name = "WxH"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """The pair of whole numbers."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(\d+)x(\d+)", value)
@@ -50,7 +56,15 @@ def verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--debug", is_flag=True, help="Tell everything, with tracebacks.")
     @functools.wraps(function)
     def wrapped(*args: Any, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> Any:
-        level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+        level = (
+            logging.DEBUG
+            if debug
+            else logging.ERROR
+            if quiet
+            else logging.INFO
+            if verbose
+            else logging.WARNING
+        )
         logger = logging.getLogger("diffusionsat")
         logger.handlers = [logging.StreamHandler(sys.stderr)]
         logger.handlers[0].setFormatter(_Lower("%(levelname)s: %(message)s"))
@@ -70,10 +84,18 @@ class _Lower(logging.Formatter):
 def model(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--model``, ``--device`` and ``--precision``."""
     for option in (
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
         click.option(
-            "--model", default="compact", show_default=True, metavar="NAME|PATH", help="A name that `models` shows, or a folder."
+            "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True
+        ),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+        ),
+        click.option(
+            "--model",
+            default="compact",
+            show_default=True,
+            metavar="NAME|PATH",
+            help="A name that `models` shows, or a folder.",
         ),
     ):
         function = option(function)
@@ -83,13 +105,24 @@ def model(function: Callable[..., Any]) -> Callable[..., Any]:
 def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of sampling: seed, steps, solver, guidance, negative, strict."""
     for option in (
-        click.option("--strict", is_flag=True, help="Refuse a prompt that is too long instead of cutting it."),
+        click.option(
+            "--strict", is_flag=True, help="Refuse a prompt that is too long instead of cutting it."
+        ),
         click.option("--negative", default="", metavar="TEXT", help="What is not to be seen."),
-        click.option("--metadata-guidance", type=float, metavar="G", help="Strength of the metadata [--guidance]."),
-        click.option("--guidance", type=float, metavar="G", help="Strength of prompt and metadata; 1 is none [the model's]."),
+        click.option(
+            "--metadata-guidance", type=float, metavar="G", help="Strength of the metadata [--guidance]."
+        ),
+        click.option(
+            "--guidance",
+            type=float,
+            metavar="G",
+            help="Strength of prompt and metadata; 1 is none [the model's].",
+        ),
         click.option("--solver", metavar="NAME", help="euler, heun, midpoint or dpmpp-2m [the model's]."),
         click.option("--steps", type=int, metavar="K", help="Steps of the solver [the model's]."),
-        click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Same seed, same pixels."),
+        click.option(
+            "--seed", type=int, default=0, show_default=True, metavar="S", help="Same seed, same pixels."
+        ),
     ):
         function = option(function)
     return function
@@ -98,10 +131,17 @@ def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
 def output(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``-o/--output``, ``--overwrite`` and ``--json``."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="No people's text; stdout is JSON lines in any case."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="No people's text; stdout is JSON lines in any case."
+        ),
         click.option("--overwrite", is_flag=True, help="Replace existing output."),
         click.option(
-            "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="Where the result goes."
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path),
+            required=True,
+            metavar="OUT",
+            help="Where the result goes.",
         ),
     ):
         function = option(function)
@@ -125,7 +165,9 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     fields = ("lon", "lat", "gsd", "cloud_cover", "date")
     if not equals or name not in fields or not values:
-        raise ConfigError(f"sweep is {text!r}. Give FIELD=A/B, FIELD=A/B/N or FIELD=A,B,C; fields are {', '.join(fields)}.")
+        raise ConfigError(
+            f"sweep is {text!r}. Give FIELD=A/B, FIELD=A/B/N or FIELD=A,B,C; fields are {', '.join(fields)}."
+        )
     parts = values.split("/")
     try:
         if len(parts) == 1:
@@ -138,7 +180,9 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
             return name, _dates(parts[0], parts[1], count or 12)
         return name, _numbers(float(parts[0]), float(parts[1]), count or 6, ratio=name == "gsd")
     except ValueError:
-        raise ConfigError(f"sweep is {text!r}; {values!r} is no range and no list. Give A/B, A/B/N or A,B,C.") from None
+        raise ConfigError(
+            f"sweep is {text!r}; {values!r} is no range and no list. Give A/B, A/B/N or A,B,C."
+        ) from None
 
 
 def _numbers(first: float, last: float, count: int, *, ratio: bool) -> list[float]:

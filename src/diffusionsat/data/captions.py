@@ -4,6 +4,8 @@ The words kept for testing whether meaning carries over ("woods", "wheat", "subu
 no phrase here.
 """
 
+import calendar
+
 import numpy as np
 
 from diffusionsat.data.parquet import Sample
@@ -20,14 +22,46 @@ VIEWS = (
 
 PHRASES = {
     # EuroSAT
-    "AnnualCrop": ("annual crops", "crop fields", "arable farmland", "farm fields with annual crops", "ploughed fields"),
+    "AnnualCrop": (
+        "annual crops",
+        "crop fields",
+        "arable farmland",
+        "farm fields with annual crops",
+        "ploughed fields",
+    ),
     "Forest": ("forest", "a dense forest", "trees", "forest canopy", "a forest of tall trees"),
-    "HerbaceousVegetation": ("herbaceous vegetation", "wild grass and shrubs", "natural grassland", "scrubland"),
-    "Highway": ("a highway", "a highway through the countryside", "a main road", "a road with an interchange"),
-    "Industrial": ("industrial buildings", "an industrial area", "factories and warehouses", "large industrial halls"),
+    "HerbaceousVegetation": (
+        "herbaceous vegetation",
+        "wild grass and shrubs",
+        "natural grassland",
+        "scrubland",
+    ),
+    "Highway": (
+        "a highway",
+        "a highway through the countryside",
+        "a main road",
+        "a road with an interchange",
+    ),
+    "Industrial": (
+        "industrial buildings",
+        "an industrial area",
+        "factories and warehouses",
+        "large industrial halls",
+    ),
     "Pasture": ("pasture", "meadows and pasture", "grazing land", "green meadows"),
-    "PermanentCrop": ("permanent crops", "orchards", "vineyards and orchards", "olive groves", "rows of fruit trees"),
-    "Residential": ("a residential area", "houses and streets", "a town with houses", "a residential neighbourhood"),
+    "PermanentCrop": (
+        "permanent crops",
+        "orchards",
+        "vineyards and orchards",
+        "olive groves",
+        "rows of fruit trees",
+    ),
+    "Residential": (
+        "a residential area",
+        "houses and streets",
+        "a town with houses",
+        "a residential neighbourhood",
+    ),
     "River": ("a river", "a river through the land", "a winding river", "a river and its banks"),
     "SeaLake": ("open water", "the sea", "a lake", "sea or lake water", "the ocean"),
     # UC Merced
@@ -43,7 +77,11 @@ PHRASES = {
     "golf course": ("a golf course", "golf greens and sand bunkers"),
     "harbor": ("a harbor with boats", "boats at piers", "a marina"),
     "intersection": ("a road intersection", "crossing streets", "a crossroads"),
-    "medium residential": ("a residential area with gardens", "houses with gardens", "family houses along streets"),
+    "medium residential": (
+        "a residential area with gardens",
+        "houses with gardens",
+        "family houses along streets",
+    ),
     "mobile home park": ("a mobile home park", "rows of mobile homes"),
     "overpass": ("a road overpass", "a bridge of one road over another", "a flyover"),
     "parking lot": ("a parking lot", "parked cars", "rows of cars in a parking lot"),
@@ -55,13 +93,21 @@ PHRASES = {
 }
 
 SOURCES = {
-    "blue_marble_2004": ("land seen from orbit", "a large region of the Earth", "continental landscape", "the Earth's land"),
-    "blue_marble_500m": ("mountains and plains", "a wide landscape", "a region of the Earth", "land with relief"),
+    "blue_marble_2004": (
+        "land seen from orbit",
+        "a large region of the Earth",
+        "continental landscape",
+        "the Earth's land",
+    ),
+    "blue_marble_500m": (
+        "mountains and plains",
+        "a wide landscape",
+        "a region of the Earth",
+        "land with relief",
+    ),
 }
 
-_MONTHS = (
-    "January February March April May June July August September October November December".split()
-)
+_MONTHS = tuple(calendar.month_name)  # index 0 is empty
 
 
 def caption(sample: Sample, rng: np.random.Generator) -> str:
@@ -75,6 +121,5 @@ def caption(sample: Sample, rng: np.random.Generator) -> str:
         text = VIEWS[rng.integers(len(VIEWS))].format(subjects[rng.integers(len(subjects))])
     month = sample.metadata.month
     if month is not None and rng.random() < 0.2:
-        text = f"{text} in {_MONTHS[month - 1]}"
+        text = f"{text} in {_MONTHS[month]}"
     return text
-

@@ -13,7 +13,9 @@ _METRES_A_DEGREE = 111_320.0
 _RELIEF_GSD = 100.0  # metres; from here on a mirrored coast is another place
 
 
-def crop(sample: Sample, pixels: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Metadata]:
+def crop(
+    sample: Sample, pixels: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Metadata]:
     """A random square of an image, after random reduction by 1, 2 or 4, in a random true orientation.
 
     Orientation: an image without a place may be turned and mirrored in all eight ways. With a place only

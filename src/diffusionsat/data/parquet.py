@@ -97,11 +97,15 @@ def _frames(row: dict[str, Any], source: str) -> Iterator[Sample]:
             key=f"{row['key']}/{i}",
             source=source,
             encoded=frame["image"],
-            metadata=_metadata(row, frame["gsd"], None if fraction is None else 100 * fraction, frame["date"]),
+            metadata=_metadata(
+                row, frame["gsd"], None if fraction is None else 100 * fraction, frame["date"]
+            ),
             label=row["label"],
             caption=row["caption"],
         )
 
 
-def _metadata(row: dict[str, Any], gsd: float | None, cloud_cover: float | None, date: str | None) -> Metadata:
+def _metadata(
+    row: dict[str, Any], gsd: float | None, cloud_cover: float | None, date: str | None
+) -> Metadata:
     return Metadata(lon=row["lon"], lat=row["lat"], gsd=gsd, cloud_cover=cloud_cover, date=date or None)

@@ -57,7 +57,7 @@ class Item:
 
 
 def file_name(text: str) -> str:
-    """A text as part of a file name: letters, digits, dot, dash, underscore; never empty, hidden or upwards."""
+    """A text as part of a file name: letters, digits, dot, dash, underscore; never empty or hidden."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".")[:100] or "_"
 
 
@@ -67,8 +67,8 @@ class Form:
 
     Args:
         group: Images that are written together.
-        paths: Files of a group, relative to the folder, from its number and its (name, label) pairs; the group is
-            done when the last one exists.
+        paths: Files of a group, relative to the folder, from its number and its (name, label) pairs; the
+            group is done when all of them exist.
         write: Writes a group's items to these files.
     """
 
@@ -79,7 +79,10 @@ class Form:
 
 def _each(suffix: str, folders: bool = False) -> Form:
     def paths(_: int, names: Sequence[tuple[str, str]]) -> list[str]:
-        return [f"{file_name(label or 'unlabelled') + '/' if folders else ''}{name}{suffix}" for name, label in names]
+        return [
+            f"{file_name(label or 'unlabelled') + '/' if folders else ''}{name}{suffix}"
+            for name, label in names
+        ]
 
     def write(files: list[Path], items: Sequence[Item]) -> None:
         for file, item in zip(files, items, strict=True):
@@ -97,12 +100,18 @@ def _parquet(files: list[Path], items: Sequence[Item]) -> None:
         raise MissingExtraError("Writing Parquet", "data") from error
     schema = pa.schema(
         [(name, pa.string()) for name in ("key", "label", "caption", "date", "provenance")]
-        + [("image", pa.binary()), ("width", pa.int32()), ("height", pa.int32()), ("bands", pa.list_(pa.string()))]
+        + [
+            ("image", pa.binary()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("bands", pa.list_(pa.string())),
+        ]
         + [(name, pa.float64()) for name in ("lon", "lat", "gsd", "cloud_cover")]
         + [("synthetic", pa.bool_())]
     )
     rows = [
-        item.record() | {"image": item.png(), "bands": ["red", "green", "blue"], "provenance": json.dumps(item.provenance)}
+        item.record()
+        | {"image": item.png(), "bands": ["red", "green", "blue"], "provenance": json.dumps(item.provenance)}
         for item in items
     ]
     out = io.BytesIO()
@@ -114,7 +123,11 @@ def _webdataset(files: list[Path], items: Sequence[Item]) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for item in items:
-            parts = {"png": item.png(), "txt": item.caption.encode(), "json": json.dumps(item.record()).encode()}
+            parts = {
+                "png": item.png(),
+                "txt": item.caption.encode(),
+                "json": json.dumps(item.record()).encode(),
+            }
             for suffix, content in parts.items():
                 # In webdataset the part of a name before its first dot is the sample's key.
                 member = tarfile.TarInfo(f"{item.name.replace('.', '_')}.{suffix}")

@@ -21,7 +21,7 @@ def x0_of_epsilon(x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
 
 
 def x0_of_v(x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
-    """x0 of v = alpha * noise - sqrt(1 - alpha^2) * x0 (Salimans & Ho 2022), where 1 / alpha^2 = 1 + sigma^2."""
+    """x0 of v = alpha * noise - sqrt(1 - alpha^2) * x0 (Salimans & Ho 2022); 1 / alpha^2 = 1 + sigma^2."""
     return x / (1 + sigma**2) - prediction * sigma / (1 + sigma**2) ** 0.5
 
 

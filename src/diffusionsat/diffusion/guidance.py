@@ -33,10 +33,14 @@ class Guidance:
     def __post_init__(self) -> None:
         for name, value in (("text", self.text), ("metadata", self.metadata)):
             if value is not None and not 0 <= value <= 100:
-                raise ConfigError(f"guidance of the {name} is {value!r}. Give a number from 0 to 100; 1 is none.")
+                raise ConfigError(
+                    f"guidance of the {name} is {value!r}. Give a number from 0 to 100; 1 is none."
+                )
         low, high = self.interval
         if not 0 <= low <= high:
-            raise ConfigError(f"guidance interval is {self.interval!r}. Give (lowest, highest) noise level, from 0.")
+            raise ConfigError(
+                f"guidance interval is {self.interval!r}. Give (lowest, highest) noise level, from 0."
+            )
         if not 0 <= self.rescale <= 1:
             raise ConfigError(f"guidance rescale is {self.rescale!r}. Give a number from 0 to 1.")
 
@@ -55,7 +59,9 @@ class Guidance:
         return {given: weight for given, weight in weights.items() if weight != 0}
 
 
-def guided(conditioned: Callable[[Tensor, float, list[tuple[bool, bool]]], list[Tensor]], guidance: Guidance) -> Denoiser:
+def guided(
+    conditioned: Callable[[Tensor, float, list[tuple[bool, bool]]], list[Tensor]], guidance: Guidance
+) -> Denoiser:
     """A denoiser that mixes estimates with and without text and metadata.
 
     Source: Ho & Salimans 2022; the separate strengths as Brooks et al. 2023 (InstructPix2Pix), equation 3.

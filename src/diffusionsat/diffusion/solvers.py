@@ -1,12 +1,13 @@
 """Solvers: pure functions from a denoiser, noisy latents and falling noise levels to clean latents.
 
-Each integrates dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 1 with data of scale 1) from
-the first noise level to the last. ``on_step`` is called after every step and stops the solver by
+Each integrates dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 1 with data of scale 1)
+from the first noise level to the last. ``on_step`` is called after every step and stops the solver by
 returning False.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 
 from torch import Tensor
@@ -37,12 +38,12 @@ OnStep = Callable[[StepInfo], bool | None]
 Solver = Callable[[Denoiser, Tensor, Sequence[float], OnStep | None], Tensor]
 
 
-class Cancelled(Exception):
+class Cancelled(Exception):  # noqa: N818, it is no error
     """Raised out of a solver whose ``on_step`` returned False."""
 
 
 def euler(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None) -> Tensor:
-    """Euler's method, which is DDIM with eta 0 (Song et al. 2020; Karras et al. 2022, Alg. 1 without correction)."""
+    """Euler's method, which is DDIM with eta 0 (Song et al. 2020)."""
     for i, (sigma, following) in enumerate(_pairs(sigmas)):
         x0 = denoise(x, sigma)
         x = x0 + (following / sigma) * (x - x0)
@@ -67,8 +68,8 @@ def heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], on_step: OnStep 
 def midpoint(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None) -> Tensor:
     """The midpoint rule in flow-matching time, two evaluations a step.
 
-    With y = x / (1 + sigma) and t = sigma / (1 + sigma) the equation is dy/dt = (y - x0) / t, whose solutions are the
-    straight paths that flow matching learns; the rule is second order in t.
+    With y = x / (1 + sigma) and t = sigma / (1 + sigma) the equation is dy/dt = (y - x0) / t, whose solutions
+    are the straight paths that flow matching learns; the rule is second order in t.
     """
     for i, (sigma, following) in enumerate(_pairs(sigmas)):
         t, end = sigma / (1 + sigma), following / (1 + following)
@@ -108,7 +109,7 @@ SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun, "midpoint": midpoint
 
 def _pairs(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     levels = [float(s) for s in sigmas]
-    return list(zip(levels[:-1], levels[1:], strict=True))
+    return list(pairwise(levels))
 
 
 def _tell(on_step: OnStep | None, i: int, sigmas: Sequence[float], x: Tensor, x0: Tensor) -> None:

@@ -39,7 +39,9 @@ def read_features(text: str) -> list[Feature]:
     text = text.removeprefix("\ufeff")
     features = [_feature(index, value) for index, value in enumerate(_values(text))]
     if not features:
-        raise RasterError("The GeoJSON holds no feature. Give a FeatureCollection, a Feature, or one Feature a line.")
+        raise RasterError(
+            "The GeoJSON holds no feature. Give a FeatureCollection, a Feature, or one Feature a line."
+        )
     return features
 
 
@@ -54,7 +56,9 @@ def _values(text: str) -> Iterator[Any]:
                 except ValueError as error:
                     yield RasterError(f"is no JSON: {error}")
         return
-    yield from whole["features"] if isinstance(whole, dict) and isinstance(whole.get("features"), list) else [whole]
+    yield from (
+        whole["features"] if isinstance(whole, dict) and isinstance(whole.get("features"), list) else [whole]
+    )
 
 
 def _feature(index: int, value: Any) -> Feature:
@@ -72,7 +76,9 @@ def _feature(index: int, value: Any) -> Feature:
     try:
         return Feature(index=index, place=centre(geometry), properties=properties)
     except (RasterError, TypeError, ValueError, KeyError, IndexError) as error:
-        return Feature(index=index, properties=properties, error=f"has a geometry that cannot be read: {error}")
+        return Feature(
+            index=index, properties=properties, error=f"has a geometry that cannot be read: {error}"
+        )
 
 
 def centre(geometry: Mapping[str, Any]) -> tuple[float, float]:
@@ -86,7 +92,9 @@ def centre(geometry: Mapping[str, Any]) -> tuple[float, float]:
     points = list(_points(geometry))
     if not points:
         raise RasterError("it has no coordinates")
-    if not all(math.isfinite(v) and abs(v) <= limit for p in points for v, limit in zip(p, (180, 90), strict=True)):
+    if not all(
+        math.isfinite(v) and abs(v) <= limit for p in points for v, limit in zip(p, (180, 90), strict=True)
+    ):
         raise RasterError("its coordinates are no degrees of longitude and latitude")
     lats = [lat for _, lat in points]
     lons = sorted({lon % 360 for lon, _ in points})
@@ -105,6 +113,8 @@ def _points(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
     stack = [geometry["coordinates"]]
     while stack:
         coordinates = stack.pop()
+        if not isinstance(coordinates, list):
+            raise RasterError(f"{coordinates!r} stands where coordinates belong")
         if coordinates and isinstance(coordinates[0], (int, float)):
             yield float(coordinates[0]), float(coordinates[1])
         else:

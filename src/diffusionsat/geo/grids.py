@@ -35,8 +35,8 @@ class Grid:
     def around(cls, lon: float, lat: float, gsd: float, width: int, height: int) -> "Grid":
         """The grid centred on a place, with pixels of ``gsd`` metres.
 
-        Local UTM, with Norway's and Svalbard's wider zones; UPS north of 84 and south of -80 degrees; a Lambert
-        azimuthal equal-area projection centred on the place if a side is over 100 km.
+        Local UTM, with Norway's and Svalbard's wider zones; UPS north of 84 and south of -80 degrees; a
+        Lambert azimuthal equal-area projection centred on the place if a side is over 100 km.
 
         Raises:
             RasterError: If the extent is wider than a hemisphere.
@@ -50,7 +50,7 @@ class Grid:
         crs = _equal_area(lon, lat) if widest > WIDEST_UTM_M else CRS.from_epsg(_local_epsg(lon, lat))
         x, y = _from_wgs84(crs).transform(lon, lat)
         corner = Affine.translation(x - gsd * width / 2, y + gsd * height / 2)
-        return cls(crs, corner * Affine.scale(gsd, -gsd), width, height)
+        return cls(crs, corner @ Affine.scale(gsd, -gsd), width, height)
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -59,7 +59,7 @@ class Grid:
 
     def lon_lat(self, column: float, row: float) -> tuple[float, float]:
         """Longitude and latitude of a place in pixels, degrees WGS84."""
-        lon, lat = _to_wgs84(self.crs).transform(*(self.transform * (column, row)))
+        lon, lat = _to_wgs84(self.crs).transform(*(self.transform @ (column, row)))
         return float(lon), float(lat)
 
     def outline(self, points: int = 8) -> list[tuple[float, float]]:
@@ -72,7 +72,7 @@ class Grid:
         along = np.linspace(0, 1, points, endpoint=False)
         columns = np.concatenate([0 * along, w * along, w + 0 * along, w - w * along, [0]])
         rows = np.concatenate([h * along, h + 0 * along, h - h * along, 0 * along, [0]])
-        lon, lat = _to_wgs84(self.crs).transform(*(self.transform * (columns, rows)))
+        lon, lat = _to_wgs84(self.crs).transform(*(self.transform @ (columns, rows)))
         return [(float(x), float(y)) for x, y in zip(lon, lat, strict=True)]
 
     @property
@@ -80,7 +80,7 @@ class Grid:
         """1 if the north pole lies inside, -1 for the south pole, else 0."""
         for sign in (1, -1):
             x, y = _from_wgs84(self.crs).transform(0.0, 90.0 * sign)
-            column, row = ~self.transform * (x, y)
+            column, row = ~self.transform @ (x, y)
             if math.isfinite(column) and 0 <= column <= self.width and 0 <= row <= self.height:
                 return sign
         return 0
@@ -99,7 +99,7 @@ def _local_epsg(lon: float, lat: float) -> int:
     zone = min(60, int((lon + 180) // 6) + 1)
     if 56 <= lat < 64 and 3 <= lon < 12:
         zone = 32
-    if 72 <= lat and 0 <= lon < 42:
+    if lat >= 72 and 0 <= lon < 42:
         zone = 31 + 2 * int((lon + 3) // 12)
     return (32600 if lat >= 0 else 32700) + zone
 

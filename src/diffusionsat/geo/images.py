@@ -31,13 +31,23 @@ def geotiff(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> byte
     # Blocks of half the image, at most, so that a small image has an overview too.
     block = next((b for b in _BLOCKS if 2 * b <= max(height, width)), _BLOCKS[-1])
     with _quiet(), MemoryFile() as plain, MemoryFile(ext=".tif") as cog:
-        with plain.open(driver="GTiff", height=height, width=width, count=bands, dtype="uint8", **place) as file:
+        with plain.open(
+            driver="GTiff", height=height, width=width, count=bands, dtype="uint8", **place
+        ) as file:
             file.write(np.moveaxis(pixels, 2, 0))
             file.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-            file.update_tags(**tags, TIFFTAG_IMAGEDESCRIPTION=tags["SYNTHETIC_NOTE"], TIFFTAG_SOFTWARE="diffusionsat")
+            file.update_tags(
+                **tags, TIFFTAG_IMAGEDESCRIPTION=tags["SYNTHETIC_NOTE"], TIFFTAG_SOFTWARE="diffusionsat"
+            )
         with plain.open() as file:
             rasterio.shutil.copy(
-                file, cog.name, driver="COG", compress="deflate", predictor=2, blocksize=block, overview_resampling="average"
+                file,
+                cog.name,
+                driver="COG",
+                compress="deflate",
+                predictor=2,
+                blocksize=block,
+                overview_resampling="average",
             )
         return cog.read()
 
@@ -60,7 +70,7 @@ def png(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> bytes:
 def world_file(grid: Grid) -> bytes:
     """The six lines that place a PNG in its CRS; the last two are the centre of the upper left pixel."""
     a, b, _, d, e, _ = tuple(grid.transform)[:6]
-    x, y = grid.transform * (0.5, 0.5)
+    x, y = grid.transform @ (0.5, 0.5)
     return "".join(f"{value:.12f}\n" for value in (a, d, b, e, x, y)).encode()
 
 

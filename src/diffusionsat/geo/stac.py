@@ -1,6 +1,6 @@
 """Scenes as items of a SpatioTemporal Asset Catalog (STAC 1.1.0), as dicts."""
 
-import datetime
+from itertools import pairwise
 from typing import Any
 
 from diffusionsat.geo.grids import Grid
@@ -62,7 +62,11 @@ def item(
         properties["proj:transform"] = list(grid.transform)[:6]
         extensions.append(_EXTENSIONS["proj"])
     suffix = "." + href.rsplit(".", 1)[-1].lower() if href else ""
-    image = {"href": href, "type": _MEDIA.get(suffix, "application/octet-stream"), "roles": ["data", "visual"]}
+    image = {
+        "href": href,
+        "type": _MEDIA.get(suffix, "application/octet-stream"),
+        "roles": ["data", "visual"],
+    }
     return stac | {
         "properties": properties,
         "links": [],
@@ -128,7 +132,7 @@ def _clip(ring: list[tuple[float, float]], shift: float) -> list[tuple[float, fl
     moved = [(lon + shift, lat) for lon, lat in ring]
     for edge, sign in ((-180.0, 1), (180.0, -1)):
         clipped: list[tuple[float, float]] = []
-        for (x0, y0), (x1, y1) in zip(moved, moved[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(moved):
             inside0, inside1 = sign * (x0 - edge) >= 0, sign * (x1 - edge) >= 0
             crossing = (edge, y0 + (y1 - y0) * (edge - x0) / (x1 - x0)) if inside0 != inside1 else None
             if inside0:
@@ -142,5 +146,5 @@ def _clip(ring: list[tuple[float, float]], shift: float) -> list[tuple[float, fl
 
 
 def _counter_clockwise(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(ring, ring[1:], strict=False))
+    area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise(ring))
     return ring if area > 0 else ring[::-1]

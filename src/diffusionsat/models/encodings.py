@@ -94,11 +94,16 @@ def extended(numbers: Tensor, bandwidth: Bandwidth) -> dict[str, tuple[Tensor, T
         "lat": _waves(lat, bandwidth.angle),
         "place": torch.cat([sphere, _waves(sphere, bandwidth.place)], dim=-1),
         "gsd": torch.cat([log_gsd[:, None] / 4, _waves(log_gsd * torch.pi / 4, bandwidth.gsd)], dim=-1),
-        "cloud_cover": torch.cat([cloud[:, None] / 100, _waves(cloud * torch.pi / 100, bandwidth.cloud_cover)], dim=-1),
+        "cloud_cover": torch.cat(
+            [cloud[:, None] / 100, _waves(cloud * torch.pi / 100, bandwidth.cloud_cover)], dim=-1
+        ),
         "year": torch.cat(
             [(year[:, None] - 2000) / 50, _waves((year - 2000) * torch.pi / 100, bandwidth.year)], dim=-1
         ),
-        "season": torch.cat([f(k * season)[:, None] for k in range(1, bandwidth.season + 1) for f in (torch.sin, torch.cos)], dim=-1),
+        "season": torch.cat(
+            [f(k * season)[:, None] for k in range(1, bandwidth.season + 1) for f in (torch.sin, torch.cos)],
+            dim=-1,
+        ),
         "sun": torch.cos(lat - declination)[:, None],
     }
     return {name: (f.nan_to_num(nan=0.0), f.isfinite().all(-1)) for name, f in features.items()}

@@ -38,7 +38,9 @@ class Planned:
     index: int
 
 
-def plan(sat: DiffusionSat, features: Sequence[Feature], base: GenerateRequest) -> tuple[list[Planned], list[tuple[int, str]]]:
+def plan(
+    sat: DiffusionSat, features: Sequence[Feature], base: GenerateRequest
+) -> tuple[list[Planned], list[tuple[int, str]]]:
     """The images of a job, and what is wrong with the features that give none.
 
     A feature's properties go before the base's values. Under the base's seed every feature has its own index,
@@ -65,7 +67,13 @@ def plan(sat: DiffusionSat, features: Sequence[Feature], base: GenerateRequest) 
             bad.append((feature.index, str(error)))
             continue
         if feature.place is None:
-            log.warning("feature %d has no geometry; %s", feature.index, "its image has no place" if one.request.metadata.lon is None else "the place given in the options is taken")
+            log.warning(
+                "feature %d has no geometry; %s",
+                feature.index,
+                "its image has no place"
+                if one.request.metadata.lon is None
+                else "the place given in the options is taken",
+            )
         if one.name in names:
             one = replace(one, name=f"{one.name}-{feature.index:06d}")
         names.add(one.name)
@@ -98,8 +106,8 @@ def run(
 ) -> Iterator[Path]:
     """Make a job's images and write them; what is there already is not made again.
 
-    Batches are cut by position, never by what is left to do, so that a job taken up again gives the pixels that
-    it would have given.
+    Batches are cut by position, never by what is left to do, so that a job taken up again gives the pixels
+    that it would have given.
 
     Args:
         sat: The model.
@@ -126,7 +134,11 @@ def run(
     missing = {n for n in range(len(groups)) if overwrite or not all(file.exists() for file in files[n])}
     for batch in _batches(planned):
         wanted = {i // writer.group for i in batch} & missing
-        scenes = make_batch(sat, [(planned[i].request, planned[i].index) for i in batch]) if wanted else [None] * len(batch)
+        scenes = (
+            make_batch(sat, [(planned[i].request, planned[i].index) for i in batch])
+            if wanted
+            else [None] * len(batch)
+        )
         for i, scene in zip(batch, scenes, strict=True):
             number = i // writer.group
             if number in missing:
@@ -173,7 +185,13 @@ def _item(planned: Planned, scene: Scene) -> Item:
 
 def _summary(planned: Planned, file: str) -> dict:
     r = planned.request
-    return {"file": file, "synthetic": True, "label": planned.label or None, "caption": r.prompt, "seed": r.seed} | r.metadata.to_dict()
+    return {
+        "file": file,
+        "synthetic": True,
+        "label": planned.label or None,
+        "caption": r.prompt,
+        "seed": r.seed,
+    } | r.metadata.to_dict()
 
 
 def _fingerprint(sat: DiffusionSat, planned: Sequence[Planned], form: str) -> str:
@@ -192,8 +210,8 @@ def _claim(folder: Path, fingerprint: str, overwrite: bool) -> None:
         held = json.loads(job.read_text()).get("fingerprint") if job.is_file() else None
         if held != fingerprint:
             raise RasterError(
-                f"{folder} holds other files or another job. Give another folder, the same features and options "
-                "to go on with that job, or --overwrite."
+                f"{folder} holds other files or another job. Give another folder, the same features and "
+                "options to go on with that job, or --overwrite."
             )
         return
     try:

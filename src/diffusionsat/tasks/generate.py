@@ -87,7 +87,9 @@ class GenerateRequest:
         for name, side in zip(("width", "height"), self.size, strict=True):
             _check_side(name, side, sat.multiple)
         if self.size[0] * self.size[1] > MOST_PIXELS:
-            raise ConfigError(f"size is {self.size[0]}x{self.size[1]}; at most {MOST_PIXELS:,} pixels can be made at once.")
+            raise ConfigError(
+                f"size is {self.size[0]}x{self.size[1]}; at most {MOST_PIXELS:,} pixels can be made at once."
+            )
         if self.solver not in SOLVERS:
             raise ConfigError(f"solver is {self.solver!r}. Known are: {', '.join(SOLVERS)}.")
         for name, value, most in (("steps", self.steps, MOST_STEPS), ("n", self.n, 2**32 - 1)):
@@ -99,7 +101,8 @@ class GenerateRequest:
                 raise ConfigError(f"{name} is {text!r}. Give text; it may be empty.")
             lost = sat.prompter.lost(text)
             if lost is not None:
-                message = f"the {name} is longer than the model's {sat.config.max_tokens} tokens; it is cut before {lost!r}"
+                most = sat.config.max_tokens
+                message = f"the {name} is longer than the model's {most} tokens; it is cut before {lost!r}"
                 if self.strict:
                     raise ConfigError(f"{message}, which --strict refuses. Shorten it.")
                 log.warning("%s", message)
@@ -120,7 +123,8 @@ def generate(
         prompt: What is to be seen; may be empty.
         metadata: What is known about the image; None is nothing.
         on_step: Called after each step with a `StepInfo`; returning False stops and raises `Cancelled`.
-        **options: Other fields of `GenerateRequest`: size, n, seed, steps, solver, guidance, negative, strict.
+        **options: Other fields of `GenerateRequest`: size, n, seed, steps, solver, guidance, negative,
+            strict.
 
     Returns:
         A `Scene`; a list of them if ``n`` is given and not 1.
@@ -132,12 +136,18 @@ def generate(
     """
     unknown = options.keys() - GenerateRequest.__dataclass_fields__.keys()
     if unknown:
-        known = ", ".join(name for name in GenerateRequest.__dataclass_fields__ if name not in ("prompt", "metadata"))
+        known = ", ".join(
+            name for name in GenerateRequest.__dataclass_fields__ if name not in ("prompt", "metadata")
+        )
         raise ConfigError(f"generate has no option {sorted(unknown)[0]!r}. Its options are: {known}.")
     request = GenerateRequest(prompt=prompt, metadata=metadata or Metadata(), **options).resolved(sat)
     images = [(request, i) for i in range(request.n)]
     count = batch_size(request)
-    scenes = [s for start in range(0, len(images), count) for s in make_batch(sat, images[start : start + count], on_step)]
+    scenes = [
+        s
+        for start in range(0, len(images), count)
+        for s in make_batch(sat, images[start : start + count], on_step)
+    ]
     return scenes[0] if request.n == 1 else scenes
 
 
@@ -161,12 +171,22 @@ def make_batch(
     rows, columns = height // sat.factor, width // sat.factor
     noise = np.stack(
         [
-            normal(r.seed, i, "initial", 0, channels=sat.latent_channels, rows=range(rows), columns=range(columns))
+            normal(
+                r.seed,
+                i,
+                "initial",
+                0,
+                channels=sat.latent_channels,
+                rows=range(rows),
+                columns=range(columns),
+            )
             for r, i in images
         ]
     )
     sigmas = noise_levels(sat, first).tolist()
-    denoise = sat.conditioned([r.prompt for r, _ in images], [r.metadata for r, _ in images], first.negative, first.guidance)
+    denoise = sat.conditioned(
+        [r.prompt for r, _ in images], [r.metadata for r, _ in images], first.negative, first.guidance
+    )
     x = torch.from_numpy(noise).to(sat.device) * sigmas[0]
     latents = SOLVERS[first.solver](denoise, x, sigmas, on_step)
     pixels = sat.decode(latents)
@@ -217,5 +237,9 @@ def _check_side(name: str, side: int, multiple: int) -> None:
         low = max(multiple, side // multiple * multiple) if isinstance(side, int) else multiple
         raise ConfigError(
             f"{name} is {side!r}; the model makes multiples of {multiple} pixels. "
-            + (f"Give {low} or {low + multiple}." if isinstance(side, int) and side > 0 else f"Give {multiple} or more.")
+            + (
+                f"Give {low} or {low + multiple}."
+                if isinstance(side, int) and side > 0
+                else f"Give {multiple} or more."
+            )
         )

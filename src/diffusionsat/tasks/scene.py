@@ -72,7 +72,7 @@ class Scene:
             The path.
 
         Raises:
-            RasterError: If the suffix is another, the file exists, or it cannot be written. Nothing is left then.
+            RasterError: If the suffix is another, the file exists or cannot be written; nothing is left then.
         """
         path = Path(path)
         if path.suffix.lower() in (".tif", ".tiff"):
@@ -123,4 +123,5 @@ class Scene:
     def _repr_html_(self) -> str:
         picture = base64.b64encode(self.to_png()).decode()
         caption = f"synthetic: {self.provenance.get('prompt') or 'no prompt'}, {self.metadata.to_json()}"
-        return f'<figure><img src="data:image/png;base64,{picture}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        image = f'<img src="data:image/png;base64,{picture}">'
+        return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"

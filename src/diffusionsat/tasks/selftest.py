@@ -33,7 +33,9 @@ def selftest(sat: DiffusionSat) -> dict[str, Any]:
     """
     known = sat.config.known_answer
     if len(known) != 12:
-        raise CheckpointError(f"{sat.config.name} carries no known answer of 12 numbers; it cannot be tested.")
+        raise CheckpointError(
+            f"{sat.config.name} carries no known answer of 12 numbers; it cannot be tested."
+        )
     difference = float(np.abs(np.array(statistics(sat)) - np.array(known)).max())
     tolerance = _TOLERANCE[sat.precision]
     return {

@@ -9,7 +9,9 @@ _MARGIN = 6
 _LINE = 16
 
 
-def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int, title: str = "") -> np.ndarray:
+def contact_sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int, title: str = ""
+) -> np.ndarray:
     """One picture of many.
 
     Args:
@@ -36,8 +38,9 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, colu
 
 
 def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    while text and font.getlength(text) > width:
-        text = text[:-2].rstrip() + "…" if not text.endswith("…") else text[:-2].rstrip() + "…"
-        if text == "…":
-            break
-    return text
+    """The text, or as much of it as is not wider than ``width`` pixels, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1].rstrip()
+    return text + "…"

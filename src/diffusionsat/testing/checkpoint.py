@@ -1,4 +1,4 @@
-"""A checkpoint with tiny networks of random weights: every job runs on it in milliseconds, none looks like anything."""
+"""A checkpoint with tiny networks of random weights: every job runs on it in milliseconds."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from diffusionsat.models.compact.autoencoder import CompactAutoencoder
 from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.text import TextEncoder
 
-_WORDS = "[PAD] [UNK] [CLS] [SEP] a river forest sea town field road in july word".split()
+_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "river", "forest", "sea", "town", "field", "road", "word")
 
 
 def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
@@ -31,9 +31,28 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
         version=str(seed),
         licence="Apache-2.0",
         max_tokens=16,
-        denoiser={"channels": [16, 32], "blocks": 1, "attention": [False, True], "head_width": 16, "embedding": 32, "text_width": 32},
-        autoencoder={"encoder_channels": [16, 16], "decoder_channels": [16, 16], "encoder_blocks": [1, 1], "decoder_blocks": [1, 1]},
-        text_encoder={"vocabulary": len(_WORDS), "width": 32, "layers": 1, "heads": 2, "hidden": 32, "positions": 16},
+        denoiser={
+            "channels": [16, 32],
+            "blocks": 1,
+            "attention": [False, True],
+            "head_width": 16,
+            "embedding": 32,
+            "text_width": 32,
+        },
+        autoencoder={
+            "encoder_channels": [16, 16],
+            "decoder_channels": [16, 16],
+            "encoder_blocks": [1, 1],
+            "decoder_blocks": [1, 1],
+        },
+        text_encoder={
+            "vocabulary": len(_WORDS),
+            "width": 32,
+            "layers": 1,
+            "heads": 2,
+            "hidden": 32,
+            "positions": 16,
+        },
         defaults=Defaults(size=(64, 64), steps=4),
     )
     with torch.random.fork_rng():

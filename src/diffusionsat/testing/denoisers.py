@@ -1,6 +1,5 @@
 """Denoisers that need no network."""
 
-import torch
 from torch import Tensor
 
 
@@ -16,6 +15,7 @@ class FakeDenoiser:
         self.sigmas: list[float] = []
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """See the clean latents."""
         self.sigmas.append(sigma)
         return self.x0.expand_as(x)
 
@@ -23,8 +23,8 @@ class FakeDenoiser:
 class GaussianMixture:
     """The exact denoiser of data drawn from a mixture of Gaussians of one spread.
 
-    With x = x0 + sigma * noise and x0 of component k normal with mean m_k and standard deviation s, E[x0 | x] is
-    the components' posterior means weighted by their posterior probabilities.
+    With x = x0 + sigma * noise and x0 of component k normal with mean m_k and standard deviation s, E[x0 | x]
+    is the components' posterior means weighted by their posterior probabilities.
 
     Args:
         means: (K, D).
@@ -36,6 +36,7 @@ class GaussianMixture:
         self.means, self.spread, self.weights = means.double(), spread, weights.double()
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """E[x0 | x], in the shape and dtype of x."""
         shape, flat = x.shape, x.double().flatten(1)
         variance = self.spread**2 + sigma**2
         away = flat[:, None] - self.means  # (B, K, D)

@@ -37,8 +37,8 @@ class Recipe:
         decay: Crops at the end over which they fall to a hundredth.
         kl: Weight of the divergence from a standard normal.
         perceptual: Weight of the perceptual distance.
-        equivariance: Share of steps whose latents are turned, mirrored or reduced before they are decoded, with
-            the image as target turned likewise (EQ-VAE: Kouzelis et al. 2025); it smooths the latents.
+        equivariance: Share of steps whose latents are turned, mirrored or reduced before they are decoded,
+            with the image as target turned likewise (EQ-VAE: Kouzelis et al. 2025); it smooths the latents.
         seed: Of crops, noise and turns.
         log_every: Crops between two log lines and checkpoints.
     """
@@ -84,14 +84,19 @@ def crops(images: Mapping[str, Sequence[np.ndarray]], recipe: Recipe, seen: int)
 
 def make_optimiser(network: CompactAutoencoder, recipe: Recipe) -> Muon:
     """Muon for the hidden matrices, AdamW for the first and last layers of each half, norms and biases."""
-    ends = {id(layer.weight) for layer in (network.encoder[1], network.encoder[-1], network.decoder[0], network.decoder[-2])}
+    ends = {
+        id(layer.weight)
+        for layer in (network.encoder[1], network.encoder[-1], network.decoder[0], network.decoder[-2])
+    }
     matrices = [p for p in network.parameters() if p.ndim > 1 and id(p) not in ends]
     chosen = {id(p) for p in matrices}
     others = [p for p in network.parameters() if id(p) not in chosen]
     return Muon(matrices, others, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=0.0)
 
 
-def loss(network: CompactAutoencoder, image: Tensor, recipe: Recipe, seen: int, distance: torch.nn.Module | None) -> Tensor:
+def loss(
+    network: CompactAutoencoder, image: Tensor, recipe: Recipe, seen: int, distance: torch.nn.Module | None
+) -> Tensor:
     """L1 of the reconstruction, a little divergence and a perceptual distance."""
     rng = np.random.Generator(np.random.Philox([recipe.seed, seen, 1]))
     generator = torch.Generator().manual_seed(recipe.seed << 32 | seen)
@@ -143,7 +148,12 @@ def train_autoencoder(
         log.info("taken up at %d crops", seen)
 
     def save() -> None:
-        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights, "seen": seen}
+        state = {
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "average": average.weights,
+            "seen": seen,
+        }
         torch.save(state, last.with_suffix(".part"))
         last.with_suffix(".part").replace(last)
 
@@ -163,8 +173,15 @@ def train_autoencoder(
             if seen - logged >= recipe.log_every:
                 rate = (seen - logged) / (time.monotonic() - started)
                 with average.applied_to(network):
-                    psnr = {name: round(reconstruction_psnr(network, batch), 2) for name, batch in test.items()}
-                line = {"seen": seen, "loss": round(total.item(), 4), "psnr": psnr, "images_per_s": round(rate, 1)}
+                    psnr = {
+                        name: round(reconstruction_psnr(network, batch), 2) for name, batch in test.items()
+                    }
+                line = {
+                    "seen": seen,
+                    "loss": round(total.item(), 4),
+                    "psnr": psnr,
+                    "images_per_s": round(rate, 1),
+                }
                 with (folder / "log.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 log.info("%s", line)

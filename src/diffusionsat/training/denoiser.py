@@ -88,7 +88,9 @@ class Reader:
         self.rows = []
         for bank, _ in banks:
             usable = ~bank.held_out.numpy()
-            self.rows.append([np.flatnonzero((bank.source.numpy() == i) & usable) for i in range(len(bank.sources))])
+            self.rows.append(
+                [np.flatnonzero((bank.source.numpy() == i) & usable) for i in range(len(bank.sources))]
+            )
 
     def batch(self, seen: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents, token states, mask and metadata numbers of the batch after ``seen`` images."""
@@ -238,5 +240,7 @@ def train_denoiser(
 def _validate(network: nn.Module, average: PowerAverage, batch: tuple[Tensor, ...]) -> float:
     with average.applied_to(network):
         chunks = zip(*(tensor.split(128) for tensor in batch), strict=True)
-        losses = [flow_loss(network, c, torch.Generator().manual_seed(i)).item() for i, c in enumerate(chunks)]
+        losses = [
+            flow_loss(network, c, torch.Generator().manual_seed(i)).item() for i, c in enumerate(chunks)
+        ]
     return float(np.mean(losses))

@@ -10,7 +10,7 @@ BLOCKS = (0, 2, 4, 10)  # of the sixteen; together with the stem: widths 32, 16,
 
 
 class PerceptualDistance(nn.Module):
-    """Mean squared distance of unit-normalised early features, as LPIPS (Zhang et al. 2018) without learned weights.
+    """Distance of unit-normalised early features, as LPIPS (Zhang et al. 2018) without learned weights.
 
     Raises:
         MissingExtraError: If the packages with the network's code and weights are absent.

@@ -1,0 +1,1 @@
+"""The compact family: DiffusionSat's design in lean networks of plain torch."""

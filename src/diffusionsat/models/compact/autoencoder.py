@@ -20,6 +20,7 @@ class PixelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
         channels_last = x.permute(0, 2, 3, 1)
         normed = F.layer_norm(channels_last, self.weight.shape, self.weight.to(x.dtype))
         return normed.permute(0, 3, 1, 2)
@@ -37,6 +38,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the branch to x, (B, C, H, W)."""
         return x + self.conv_out(F.silu(self.conv_in(self.norm(x))))
 
 
@@ -94,7 +96,7 @@ class CompactAutoencoder(nn.Module):
         self.register_buffer("latent_scale", torch.ones(latent_channels))
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the raw latents, each (B, C, H/4, W/4), of an image (B, 3, H, W) in [-1, 1]."""
+        """Mean and log variance of the raw latents, (B, C, H/4, W/4), of an image (B, 3, H, W) in [-1, 1]."""
         mean, log_variance = self.encoder(image).chunk(2, dim=1)
         return mean, log_variance.clamp(-20, 10)
 

@@ -107,7 +107,7 @@ class CompactDenoiser(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Sum of the embeddings of time, of each metadata field (or its learned null) and of the mean token state.
+    """Sum of the embeddings of time, of each field of metadata (or its learned null) and of the mean text.
 
     The features are computed in float32, whatever the precision of the weights.
     """
@@ -128,7 +128,9 @@ class Conditioning(nn.Module):
         mean_text = (text.to(dtype) * weights).sum(1) / weights.sum(1)
         total = self.time(_time_features(time).to(dtype)) + self.text(mean_text)
         for name, (features, known) in extended(metadata, self.bandwidth).items():
-            total = total + torch.where(known[:, None], self.fields[name](features.to(dtype)), self.nulls[name])
+            total = total + torch.where(
+                known[:, None], self.fields[name](features.to(dtype)), self.nulls[name]
+            )
         return total
 
 
@@ -150,7 +152,9 @@ def _perceptron(size: int, width: int) -> nn.Sequential:
 class _Block(nn.Module):
     """A residual block modulated by the embedding, then attention if ``head_width`` is given."""
 
-    def __init__(self, width_in: int, width: int, embedding: int, text_width: int, head_width: int | None) -> None:
+    def __init__(
+        self, width_in: int, width: int, embedding: int, text_width: int, head_width: int | None
+    ) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(_GROUPS, width_in)
         self.conv_in = nn.Conv2d(width_in, width, 3, padding=1)
@@ -198,7 +202,9 @@ class _Attention(nn.Module):
         x = x + self.out_self(_merge(F.scaled_dot_product_attention(q, k, v)))
         (q,) = self._heads(self.q(self.norm_cross(x)), 1)
         k, v = self._heads(self.kv(self.norm_text(text)), 2)
-        x = x + self.out_cross(_merge(F.scaled_dot_product_attention(q, k, v, attn_mask=text_mask[:, None, None, :])))
+        x = x + self.out_cross(
+            _merge(F.scaled_dot_product_attention(q, k, v, attn_mask=text_mask[:, None, None, :]))
+        )
         hidden, gate = self.up(self.norm_hidden(x)).chunk(2, dim=-1)
         x = x + self.down(hidden * F.gelu(gate))
         return x.view(b, h, w, c).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The compact model's text encoder: the forward pass of MiniLM, a small BERT (Wang et al. 2020; Devlin et al. 2019)."""
+"""The compact model's text encoder: MiniLM (Wang et al. 2020), a small BERT (Devlin et al. 2019)."""
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,11 @@ class Prompter:
         if len(encoding.ids) <= self.max_tokens:
             return None
         start, _ = encoding.offsets[self.max_tokens - 1]
-        head = prompt[:start].rsplit(maxsplit=1) if start and not prompt[start - 1].isspace() else [prompt[:start], ""]
+        head = (
+            prompt[:start].rsplit(maxsplit=1)
+            if start and not prompt[start - 1].isspace()
+            else [prompt[:start], ""]
+        )
         return (head[-1] if len(head) > 1 else head[0]) + prompt[start:].split(maxsplit=1)[0]
 
     @torch.inference_mode()

@@ -1,0 +1,31 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusionsat import DiffusionSat
+from diffusionsat.testing import tiny_checkpoint
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Fixtures of the published model, which lie beside a checkout of the project and are not part of it."""
+    folder = Path(__file__).parents[2] / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip("the folder with fixtures of the published model is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint; not to be changed."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def sat(tiny: Path) -> DiffusionSat:
+    """The tiny model in float32."""
+    return DiffusionSat.from_pretrained(tiny, device="cpu", precision="fp32")

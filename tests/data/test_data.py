@@ -1,0 +1,135 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionsat import DatasetError, Metadata
+from diffusionsat.data.captions import PHRASES, caption
+from diffusionsat.data.crops import crop
+from diffusionsat.data.parquet import Sample, read_samples
+
+
+def encoded(pixels):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def sample(pixels=None, **known):
+    pixels = np.zeros((8, 8, 3), np.uint8) if pixels is None else pixels
+    return Sample(key="k", source="s", encoded=encoded(pixels), metadata=Metadata(**known))
+
+
+def compass(side):
+    """An image whose red grows to the east and whose green grows to the south."""
+    ramp = np.arange(side, dtype=np.uint8)
+    return np.stack(
+        [np.tile(ramp, (side, 1)), np.tile(ramp[:, None], (1, side)), np.zeros((side, side), np.uint8)], -1
+    )
+
+
+def many(known, side=128, size=64, count=200):
+    pixels, rng = compass(side), np.random.default_rng(0)
+    return [crop(sample(pixels, **known), pixels, size, rng) for _ in range(count)]
+
+
+def orientation(square):
+    red, green = square[..., 0].astype(int), square[..., 1].astype(int)
+    return tuple(
+        np.sign(
+            [
+                red[0, -1] - red[0, 0],
+                red[-1, 0] - red[0, 0],
+                green[0, -1] - green[0, 0],
+                green[-1, 0] - green[0, 0],
+            ]
+        )
+    )
+
+
+def test_orientations_keep_the_metadata_true():
+    as_taken, mirrored = (1, 0, 0, 1), (-1, 0, 0, 1)
+    assert len({orientation(s) for s, _ in many({"gsd": 1})}) == 8
+    assert {orientation(s) for s, _ in many({"gsd": 1, "lon": 5, "lat": 50})} == {as_taken, mirrored}
+    assert {orientation(s) for s, _ in many({"gsd": 500, "lon": 5, "lat": 50})} == {as_taken}
+
+
+def test_a_crop_knows_its_own_place_and_gsd():
+    for square, metadata in many({"gsd": 500, "lon": 179.9, "lat": 50}):
+        factor = metadata.gsd / 500
+        assert factor in (1, 2)
+        column, row = (
+            square[..., 0].mean() - 63.5,
+            square[..., 1].mean() - 63.5,
+        )  # of the centre, from the image's
+        assert metadata.lat == pytest.approx(50 - row * 500 / 111_320, abs=0.005)
+        east = (metadata.lon - 179.9 + 180) % 360 - 180
+        assert east == pytest.approx(column * 500 / 111_320 / np.cos(np.radians(50)), abs=0.01)
+
+
+def test_crops_without_gsd_or_place():
+    assert all(m == Metadata() for _, m in many({}))
+    assert {m.lat for _, m in many({"lat": 5.0, "gsd": 1.0})} == {5.0}
+
+
+def test_captions_vary_and_keep_the_test_words_out():
+    rng = np.random.default_rng(0)
+    labelled = Sample(
+        key="k", source="eurosat_rgb", encoded=b"", metadata=Metadata(date="2019-07"), label="Forest"
+    )
+    texts = {caption(labelled, rng) for _ in range(300)}
+    assert len(texts) > 20
+    assert any("July" in t for t in texts)
+    every = (
+        " ".join(phrase for phrases in PHRASES.values() for phrase in phrases)
+        .lower()
+        .replace(",", " ")
+        .split()
+    )
+    assert not {"woods", "wheat", "suburb", "suburban", "motorway"} & set(every)
+
+
+def test_a_sentence_of_the_source_is_used():
+    told = Sample(key="k", source="s", encoded=b"", metadata=Metadata(), label="x", caption="A port.")
+    assert caption(told, np.random.default_rng(0)) == "A port."
+    nothing = Sample(key="k", source="s", encoded=b"", metadata=Metadata())
+    assert caption(nothing, np.random.default_rng(0)) == ""
+
+
+def test_a_tenth_of_the_places_is_held_out():
+    def held_out(**known):
+        return sample(**known).held_out
+
+    share = np.mean([held_out(lon=lon, lat=lat) for lon in range(-180, 180, 4) for lat in range(-60, 60, 4)])
+    assert share == pytest.approx(0.1, abs=0.02)
+    assert held_out(lon=7.2, lat=46.1) == held_out(lon=7.9, lat=46.8, gsd=3)
+
+
+def test_parquet_of_images_and_sequences(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    image = encoded(compass(16))
+    known = {"key": "a", "lon": 1.0, "lat": 2.0, "label": "x", "caption": None}
+    frame = {
+        "image": image,
+        "format": "png",
+        "bands": ["red", "green", "blue"],
+        "date": "2020",
+        "gsd": 10.0,
+        "cloud_cover": 0.25,
+    }
+    rows = [known | {"image": image, "gsd": 5.0, "cloud_cover": 25.0, "date": None}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "single.parquet")
+    frames = [frame, frame | {"bands": ["nir"]}, frame | {"date": "", "cloud_cover": None}]
+    parquet.write_table(pa.Table.from_pylist([known | {"frames": frames}]), tmp_path / "sequence.parquet")
+    (one,) = read_samples(tmp_path / "single.parquet", "s")
+    assert one.metadata == Metadata(lon=1, lat=2, gsd=5, cloud_cover=25)
+    np.testing.assert_array_equal(one.pixels(), compass(16))
+    first, second = read_samples(tmp_path / "sequence.parquet", "s")
+    assert first.metadata == Metadata(lon=1, lat=2, gsd=10, cloud_cover=25, date="2020")
+    assert second.metadata == Metadata(lon=1, lat=2, gsd=10)
+    assert (first.key, second.key) == ("a/0", "a/2")
+    with pytest.raises(DatasetError, match="is no file"):
+        list(read_samples(tmp_path / "absent.parquet", "s"))

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusionsat import Metadata
+from diffusionsat.models.compact.denoiser import Conditioning
+from diffusionsat.models.encodings import Bandwidth, extended, numbers, published
+
+FIELDS = {"lon": 10.0, "lat": 50.0, "gsd": 3.0, "cloud_cover": 20.0, "date": "2019-07-14"}
+
+
+def features(**known):
+    return {name: f[0] for name, (f, _) in extended(numbers(Metadata(**known)), Bandwidth()).items()}
+
+
+def test_published_encoding_equals_the_published_code(reference):
+    rows = json.loads((reference / "parity/data/metadata_normalize.json").read_text())["rows"]
+    checked = 0
+    for row in rows:
+        lon, lat, gsd, cloud, year, month, day = row["in"]
+        raw = torch.tensor(
+            [[lon - 180, lat - 90, gsd, cloud * 100, year + 1980, month, day]], dtype=torch.float64
+        )
+        torch.testing.assert_close(published(raw)[0], torch.tensor(row["from_list"]), rtol=1e-6, atol=1e-4)
+        checked += 1
+    assert checked >= 10
+
+
+def test_published_encoding_by_hand():
+    full = Metadata(lon=0, lat=0, gsd=10, cloud_cover=25, date="2040-06-31".replace("31", "30"))
+    expected = [500.0, 500.0, 10_000.0, 250.0, 500.0, 500.0, 30 / 31 * 1000]
+    torch.testing.assert_close(published(numbers(full)), torch.tensor([expected]))
+    assert published(numbers(Metadata())).eq(0).all()
+
+
+@given(st.floats(-90, 90))
+def test_place_has_no_seam_at_the_antimeridian(lat):
+    west, east = features(lon=-180, lat=lat), features(lon=180, lat=lat)
+    for name in ("place", "lon"):
+        torch.testing.assert_close(west[name], east[name], rtol=0, atol=1e-4)
+
+
+@given(st.floats(-180, 180), st.sampled_from([-90.0, 90.0]))
+def test_every_longitude_is_one_place_at_a_pole(lon, lat):
+    torch.testing.assert_close(
+        features(lon=lon, lat=lat)["place"], features(lon=0, lat=lat)["place"], rtol=0, atol=1e-4
+    )
+
+
+def test_the_new_year_is_no_seam():
+    last, first, summer = (features(date=d)["season"] for d in ("2019-12-31", "2020-01-01", "2019-07-01"))
+    assert (last - first).norm() < 0.2 < 1.0 < (last - summer).norm()
+
+
+def test_sun_tells_the_hemispheres_apart():
+    def sun(lat, date):
+        return float(features(lat=lat, date=date)["sun"])
+
+    assert sun(50, "2019-06-21") == pytest.approx(0.894, abs=5e-3)  # sin(90 - 50 + 23.44 degrees)
+    assert sun(-50, "2019-06-21") == pytest.approx(0.283, abs=5e-3)
+    assert sun(0, "2019-03-20") == pytest.approx(1.0, abs=5e-3)
+
+
+@pytest.mark.parametrize("place", [2, 8])
+def test_bandwidth_of_place_is_adjustable(place):
+    near = numbers([Metadata(lon=10, lat=50), Metadata(lon=10.5, lat=50)])
+    encoded, _ = extended(near, Bandwidth(place=place))["place"]
+    distance = float((encoded[0] - encoded[1]).norm())
+    assert distance > 0.5 if place == 8 else distance < 0.05
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_only_what_depends_on_an_unknown_field_is_unknown(field):
+    _, before = zip(*extended(numbers(Metadata(**FIELDS)), Bandwidth()).values(), strict=True)
+    assert all(bool(mask) for mask in before)
+    after = extended(numbers(Metadata(**FIELDS).replace(**{field: None})), Bandwidth())
+    lost = {name for name, (_, mask) in after.items() if not mask}
+    assert (
+        lost
+        == {
+            "lon": {"lon", "place"},
+            "lat": {"lat", "place", "sun"},
+            "gsd": {"gsd"},
+            "cloud_cover": {"cloud_cover"},
+            "date": {"year", "season", "sun"},
+        }[field]
+    )
+    assert all(f.isfinite().all() for f, _ in after.values())
+
+
+@given(
+    st.sampled_from(
+        [
+            ("lon", -180),
+            ("lon", 0),
+            ("lat", -90),
+            ("lat", 0),
+            ("gsd", 1),
+            ("gsd", 1e-3),
+            ("cloud_cover", 0),
+            ("date", "2000"),
+            ("date", "1980"),
+        ]
+    )
+)
+def test_unknown_collides_with_no_value(known):
+    torch.manual_seed(0)
+    embed = Conditioning(32, 8, Bandwidth())
+    text, mask, time = torch.zeros(2, 1, 8), torch.ones(2, 1, dtype=torch.bool), torch.zeros(2)
+    unknown, value = embed(time, text, mask, numbers([Metadata(), Metadata(**dict([known]))]))
+    assert (unknown - value).abs().max() > 1e-2
