@@ -152,13 +152,13 @@ def _date(value: Any) -> str:
         value = value.date()
     if isinstance(value, datetime.date):
         return value.isoformat()
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    match = _DATE.fullmatch(text) if isinstance(text, str) else None
+    text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value)
+    match = _DATE.fullmatch(text)
     if match is None:
         raise MetadataError(f"date is {value!r}. Give YYYY-MM-DD, YYYY-MM or YYYY, or None if unknown.")
-    year, month, day = (int(part) if part else None for part in match.groups())
+    year, month, day = (int(part or 1) for part in match.groups())
     try:
-        datetime.date(year, month or 1, day or 1)
+        datetime.date(year, month, day)
     except ValueError as error:
         raise MetadataError(f"date is {value!r}, which is in no calendar: {error}.") from None
     return text

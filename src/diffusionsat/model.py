@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from diffusionsat.checkpoints.tensors import load_strictly
 from diffusionsat.diffusion.denoisers import Denoiser, denoiser
 from diffusionsat.diffusion.guidance import Guidance, guided
 from diffusionsat.diffusion.schedules import flow_time
+from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.metadata import Metadata
 from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from diffusionsat.tasks.scene import Scene
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Options of `DiffusionSat.generate` that are fields of its request."""
+
+    size: tuple[int, int] | None
+    seed: int
+    steps: int | None
+    solver: str | None
+    guidance: float | Guidance | None
+    negative: str
+    strict: bool
 
 
 class DiffusionSat:
@@ -55,11 +68,11 @@ class DiffusionSat:
     ) -> None:
         self.config, self.checkpoint, self.device, self.precision = config, checkpoint, device, precision
         dtype = PRECISIONS[precision]
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.network = _channels_last(network.to(device)).eval()
         for name, part in self.network.named_children():
             if name != "embed":  # metadata stays in float32 until it is embedded
                 part.to(dtype)
-        self.autoencoder = autoencoder.to(device, dtype, memory_format=torch.channels_last).eval()
+        self.autoencoder = _channels_last(autoencoder.to(device, dtype)).eval()
         self.prompter = prompter
         self.prompter.encoder.to(device).eval()
 
@@ -164,13 +177,68 @@ class DiffusionSat:
             image.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
         ).float()
 
+    @overload
     def generate(
-        self, prompt: str = "", metadata: Metadata | None = None, **options: Any
-    ) -> "Scene | list[Scene]":
-        """Make an image of words and metadata; see `diffusionsat.tasks.generate.generate`."""
-        from diffusionsat.tasks.generate import generate
+        self,
+        prompt: str = "",
+        metadata: Metadata | None = None,
+        *,
+        n: Literal[1] = 1,
+        on_step: OnStep | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> "Scene": ...
 
-        return generate(self, prompt, metadata, **options)
+    @overload
+    def generate(
+        self,
+        prompt: str = "",
+        metadata: Metadata | None = None,
+        *,
+        n: int,
+        on_step: OnStep | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> "Scene | list[Scene]": ...
+
+    def generate(
+        self,
+        prompt: str = "",
+        metadata: Metadata | None = None,
+        *,
+        n: int = 1,
+        on_step: OnStep | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> "Scene | list[Scene]":
+        """Make an image of words and metadata.
+
+        Args:
+            prompt: What is to be seen; may be empty.
+            metadata: What is known about the image; None is nothing.
+            n: Images of the same words and numbers, of consecutive index.
+            on_step: Called after each step with a `StepInfo`; returning False stops and raises `Cancelled`.
+            **options: ``size`` (width, height) in pixels, multiples of `multiple`; ``seed``; ``steps``;
+                ``solver``; ``guidance``, a strength or a `Guidance`; ``negative``, what is not to be seen;
+                ``strict``, to refuse a prompt that is too long. What is left out is the model's default.
+
+        Returns:
+            A `Scene`; a list of them if ``n`` is not 1.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If the extent cannot be mapped.
+            Cancelled: If ``on_step`` returned False.
+        """
+        from diffusionsat.tasks.generate import GenerateRequest, generate
+
+        request = GenerateRequest(prompt=prompt, metadata=metadata or Metadata(), n=n, **options)
+        scenes = generate(self, request, on_step)
+        return scenes[0] if n == 1 else scenes
+
+
+_Network = TypeVar("_Network", bound=torch.nn.Module)
+
+
+def _channels_last(network: _Network) -> _Network:
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue], torch's stub lacks it
 
 
 def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any:

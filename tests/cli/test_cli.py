@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -130,21 +131,25 @@ def test_existing_output(capsys, tiny, tmp_path):
     assert out.read_bytes() != before
 
 
-def test_a_full_disk(tiny):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    done = command(
+@pytest.mark.parametrize("name", ["x.tif", "x.png"])
+def test_a_disk_that_takes_no_more(tiny, tmp_path, name):
+    def at_most_a_kilobyte():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    words = [
+        sys.executable,
+        "-m",
+        "diffusionsat.cli.main",
         "generate",
-        "--features",
-        "-",
-        "-o",
-        "/dev/full",
         "--model",
         tiny,
-        stdin=b'{"type":"Feature","geometry":null}',
-    )
-    assert done.returncode == 2
-    assert b"is a file" in done.stderr
+        "-o",
+        tmp_path / name,
+    ]
+    done = subprocess.run(words, capture_output=True, preexec_fn=at_most_a_kilobyte, check=False)
+    assert done.returncode == 1
+    assert b"cannot be written: File too large. Nothing was left there" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_prompt_is_allowed_and_a_long_one_cut(capsys, tiny, tmp_path):

@@ -89,7 +89,6 @@ def test_steps_are_told_and_can_be_stopped(sat):
         ({"n": 0}, "n is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"guidance": -2.0}, "guidance of the text is -2"),
-        ({"quality": 3}, "no option 'quality'"),
         ({"prompt": 3}, "prompt is 3. Give text"),
     ],
 )

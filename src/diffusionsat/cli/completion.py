@@ -18,4 +18,5 @@ def command(shell: str) -> None:
     from diffusionsat.cli.main import cli
 
     kind = get_completion_class(shell)
+    assert kind is not None  # the choice allows only shells that click knows
     click.echo(kind(cli, {}, "diffusionsat", "_DIFFUSIONSAT_COMPLETE").source())

@@ -198,17 +198,17 @@ def _dates(first: str, last: str, most: int) -> list[str]:
 
     from diffusionsat.metadata import Metadata
 
-    start, end = Metadata(date=first), Metadata(date=last)
-    if len(first) != len(last) or start.interval()[0] > end.interval()[0]:
+    span, end = Metadata(date=first).interval(), Metadata(date=last).interval()
+    if span is None or end is None or len(first) != len(last) or span[0] > end[0]:
         raise ValueError
-    if start.day:
-        days = (end.interval()[0] - start.interval()[0]).days
-        every = [(start.interval()[0] + datetime.timedelta(d)).isoformat() for d in range(days + 1)]
-    elif start.month:
-        months = range(start.year * 12 + start.month - 1, end.year * 12 + end.month)
+    (start, _), (stop, _) = span, end
+    if len(first) == len("YYYY-MM-DD"):
+        every = [(start + datetime.timedelta(d)).isoformat() for d in range((stop - start).days + 1)]
+    elif len(first) == len("YYYY-MM"):
+        months = range(start.year * 12 + start.month - 1, stop.year * 12 + stop.month)
         every = [f"{m // 12:04d}-{m % 12 + 1:02d}" for m in months]
     else:
-        every = [f"{y:04d}" for y in range(start.year, end.year + 1)]
+        every = [f"{y:04d}" for y in range(start.year, stop.year + 1)]
     if len(every) <= most:
         return every
     return [every[round(i * (len(every) - 1) / (most - 1))] for i in range(most)] if most > 1 else every[:1]

@@ -52,9 +52,11 @@ class Sample:
 
         A place is a cell of one degree; an image without a place is a place of its own.
         """
-        m = self.metadata
-        known = m.lon is not None and m.lat is not None
-        place = f"{math.floor(m.lon)},{math.floor(m.lat)}" if known else f"{self.source}/{self.key}"
+        lon, lat = self.metadata.lon, self.metadata.lat
+        if lon is None or lat is None:
+            place = f"{self.source}/{self.key}"
+        else:
+            place = f"{math.floor(lon)},{math.floor(lat)}"
         return hashlib.sha256(place.encode()).digest()[0] < 26
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from diffusionsat.diffusion.denoisers import Denoiser
@@ -79,7 +80,7 @@ def guided(
             return conditioned(x, sigma, [(True, True)])[0]
         given = list(terms)
         estimates = conditioned(x, sigma, given)
-        mixed = sum(terms[g] * e for g, e in zip(given, estimates, strict=True))
+        mixed = torch.stack([terms[g] * e for g, e in zip(given, estimates, strict=True)]).sum(0)
         if guidance.rescale and (True, True) in terms:
             plain = estimates[given.index((True, True))]
             ratio = plain.std((1, 2, 3), keepdim=True) / mixed.std((1, 2, 3), keepdim=True).clamp_min(1e-8)

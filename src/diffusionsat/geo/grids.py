@@ -72,7 +72,9 @@ class Grid:
         along = np.linspace(0, 1, points, endpoint=False)
         columns = np.concatenate([0 * along, w * along, w + 0 * along, w - w * along, [0]])
         rows = np.concatenate([h * along, h + 0 * along, h - h * along, 0 * along, [0]])
-        lon, lat = _to_wgs84(self.crs).transform(*(self.transform @ (columns, rows)))
+        t = self.transform
+        x, y = t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f
+        lon, lat = _to_wgs84(self.crs).transform(x, y)
         return [(float(x), float(y)) for x, y in zip(lon, lat, strict=True)]
 
     @property

@@ -86,16 +86,17 @@ def read_tags(path: Path) -> dict[str, Any] | None:
         try:
             with Image.open(path) as image:
                 image.load()
-                tags: dict[str, Any] = dict(image.info)
+                tags = {str(name): value for name, value in image.info.items()}
         except OSError as error:
             raise RasterError(f"{path} cannot be read as a PNG: {error}.") from None
     else:
         import rasterio
+        from rasterio.errors import RasterioIOError
 
         try:
             with _quiet(), rasterio.open(path) as file:
                 tags = file.tags()
-        except rasterio.errors.RasterioIOError as error:
+        except RasterioIOError as error:
             raise RasterError(f"{path} cannot be read as a raster: {error}.") from None
     if TAG not in tags:
         return None

@@ -13,7 +13,7 @@ from diffusionsat.errors import DiffusionSatError, RasterError
 from diffusionsat.files import write_bytes
 from diffusionsat.geo.features import Feature
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.generate import GenerateRequest, batch_size, grid_of, make_batch
+from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size, grid_of, make_batch
 from diffusionsat.tasks.scene import Scene
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Planned:
 
     name: str
     label: str
-    request: GenerateRequest
+    request: Resolved
     index: int
 
 
@@ -133,16 +133,12 @@ def run(
     ]
     missing = {n for n in range(len(groups)) if overwrite or not all(file.exists() for file in files[n])}
     for batch in _batches(planned):
-        wanted = {i // writer.group for i in batch} & missing
-        scenes = (
-            make_batch(sat, [(planned[i].request, planned[i].index) for i in batch])
-            if wanted
-            else [None] * len(batch)
-        )
-        for i, scene in zip(batch, scenes, strict=True):
+        if {i // writer.group for i in batch} & missing:
+            images = [(planned[i].request, planned[i].index) for i in batch]
+            for i, scene in zip(batch, make_batch(sat, images), strict=True):
+                pending.setdefault(i // writer.group, []).append(_item(planned[i], scene))
+        for i in batch:
             number = i // writer.group
-            if number in missing:
-                pending.setdefault(number, []).append(_item(planned[i], scene))
             if i == groups[number][-1]:
                 if number in missing:
                     writer.write(files[number], pending.pop(number))

@@ -55,14 +55,12 @@ class GenerateRequest:
     negative: str = ""
     strict: bool = False
 
-    def resolved(self, sat: DiffusionSat) -> "GenerateRequest":
+    def resolved(self, sat: DiffusionSat) -> "Resolved":
         """The request with the model's defaults filled in, checked.
 
         Raises:
             ConfigError: If a value is not possible; the message names what is.
         """
-        from dataclasses import replace
-
         defaults = sat.config.defaults
         metadata = self.metadata
         if metadata.lon is not None and metadata.lat is not None and metadata.gsd is None:
@@ -72,86 +70,67 @@ class GenerateRequest:
         if not isinstance(guidance, Guidance):
             strength = defaults.guidance if guidance is None else guidance
             guidance = Guidance(text=strength, interval=defaults.interval, rescale=defaults.rescale)
-        request = replace(
-            self,
-            metadata=metadata,
-            size=tuple(self.size or defaults.size),
-            steps=defaults.steps if self.steps is None else self.steps,
-            solver=defaults.solver if self.solver is None else self.solver,
-            guidance=guidance,
-        )
-        request._check(sat)
-        return request
-
-    def _check(self, sat: DiffusionSat) -> None:
-        for name, side in zip(("width", "height"), self.size, strict=True):
+        width, height = self.size or defaults.size
+        for name, side in (("width", width), ("height", height)):
             _check_side(name, side, sat.multiple)
-        if self.size[0] * self.size[1] > MOST_PIXELS:
+        if width * height > MOST_PIXELS:
             raise ConfigError(
-                f"size is {self.size[0]}x{self.size[1]}; at most {MOST_PIXELS:,} pixels can be made at once."
+                f"size is {width}x{height}; at most {MOST_PIXELS:,} pixels can be made at once."
             )
-        if self.solver not in SOLVERS:
-            raise ConfigError(f"solver is {self.solver!r}. Known are: {', '.join(SOLVERS)}.")
-        for name, value, most in (("steps", self.steps, MOST_STEPS), ("n", self.n, 2**32 - 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ConfigError(f"{name} is {value!r}. Give a whole number from 1 to {most}.")
-        check_seed(self.seed)
         for name, text in (("prompt", self.prompt), ("negative", self.negative)):
-            if not isinstance(text, str):
-                raise ConfigError(f"{name} is {text!r}. Give text; it may be empty.")
-            lost = sat.prompter.lost(text)
-            if lost is not None:
-                most = sat.config.max_tokens
-                message = f"the {name} is longer than the model's {most} tokens; it is cut before {lost!r}"
-                if self.strict:
-                    raise ConfigError(f"{message}, which --strict refuses. Shorten it.")
-                log.warning("%s", message)
+            _check_text(name, text, sat, self.strict)
+        return Resolved(
+            prompt=self.prompt,
+            metadata=metadata,
+            size=(width, height),
+            n=_check_count("n", self.n, 2**32 - 1),
+            seed=check_seed(self.seed),
+            steps=_check_count("steps", defaults.steps if self.steps is None else self.steps, MOST_STEPS),
+            solver=_check_solver(defaults.solver if self.solver is None else self.solver),
+            guidance=guidance,
+            negative=self.negative,
+        )
 
 
-def generate(
-    sat: DiffusionSat,
-    prompt: str = "",
-    metadata: Metadata | None = None,
-    *,
-    on_step: OnStep | None = None,
-    **options: Any,
-) -> Scene | list[Scene]:
-    """Make one image, or ``n``, of a prompt and metadata.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A request in which nothing is left open; the fields are those of `GenerateRequest`."""
+
+    prompt: str
+    metadata: Metadata
+    size: tuple[int, int]
+    n: int
+    seed: int
+    steps: int
+    solver: str
+    guidance: Guidance
+    negative: str
+
+
+def generate(sat: DiffusionSat, request: GenerateRequest, on_step: OnStep | None = None) -> list[Scene]:
+    """Make the images of a request.
 
     Args:
         sat: The model.
-        prompt: What is to be seen; may be empty.
-        metadata: What is known about the image; None is nothing.
+        request: What to make.
         on_step: Called after each step with a `StepInfo`; returning False stops and raises `Cancelled`.
-        **options: Other fields of `GenerateRequest`: size, n, seed, steps, solver, guidance, negative,
-            strict.
 
     Returns:
-        A `Scene`; a list of them if ``n`` is given and not 1.
+        ``n`` scenes.
 
     Raises:
         ConfigError: If an option is not possible.
         RasterError: If the extent cannot be mapped.
         Cancelled: If ``on_step`` returned False.
     """
-    unknown = options.keys() - GenerateRequest.__dataclass_fields__.keys()
-    if unknown:
-        known = ", ".join(
-            name for name in GenerateRequest.__dataclass_fields__ if name not in ("prompt", "metadata")
-        )
-        raise ConfigError(f"generate has no option {sorted(unknown)[0]!r}. Its options are: {known}.")
-    request = GenerateRequest(prompt=prompt, metadata=metadata or Metadata(), **options).resolved(sat)
-    images = [(request, i) for i in range(request.n)]
-    count = batch_size(request)
-    scenes = [
-        s
-        for start in range(0, len(images), count)
-        for s in make_batch(sat, images[start : start + count], on_step)
-    ]
-    return scenes[0] if request.n == 1 else scenes
+    resolved = request.resolved(sat)
+    images = [(resolved, i) for i in range(resolved.n)]
+    count = batch_size(resolved)
+    batches = (images[start : start + count] for start in range(0, len(images), count))
+    return [scene for batch in batches for scene in make_batch(sat, batch, on_step)]
 
 
-def batch_size(request: GenerateRequest) -> int:
+def batch_size(request: Resolved) -> int:
     """Images of a request's size that are made at once."""
     width, height = request.size
     return max(1, _BATCH_PIXELS // (width * height))
@@ -159,7 +138,7 @@ def batch_size(request: GenerateRequest) -> int:
 
 @torch.inference_mode()
 def make_batch(
-    sat: DiffusionSat, images: Sequence[tuple[GenerateRequest, int]], on_step: OnStep | None = None
+    sat: DiffusionSat, images: Sequence[tuple[Resolved, int]], on_step: OnStep | None = None
 ) -> list[Scene]:
     """Make images together; each is a resolved request and the image's index.
 
@@ -196,14 +175,14 @@ def make_batch(
     ]
 
 
-def noise_levels(sat: DiffusionSat, request: GenerateRequest) -> torch.Tensor:
+def noise_levels(sat: DiffusionSat, request: Resolved) -> torch.Tensor:
     """Noise levels of a request: larger images start their decisions in more noise (as in training)."""
     width, height = request.size
     shift = sat.config.defaults.shift * max(1.0, (width * height) ** 0.5 / 64)
     return flow(request.steps, shift)
 
 
-def grid_of(request: GenerateRequest) -> Grid | None:
+def grid_of(request: Resolved) -> Grid | None:
     """Where a request's pixels lie; None if place or gsd is unknown."""
     m = request.metadata
     if m.lon is None or m.lat is None or m.gsd is None:
@@ -211,7 +190,7 @@ def grid_of(request: GenerateRequest) -> Grid | None:
     return Grid.around(m.lon, m.lat, m.gsd, *request.size)
 
 
-def _provenance(sat: DiffusionSat, request: GenerateRequest, index: int) -> dict[str, Any]:
+def _provenance(sat: DiffusionSat, request: Resolved, index: int) -> dict[str, Any]:
     return {
         "task": "generate",
         "model": f"{sat.config.name}@{sat.config.version}",
@@ -233,13 +212,36 @@ def _provenance(sat: DiffusionSat, request: GenerateRequest, index: int) -> dict
 
 
 def _check_side(name: str, side: int, multiple: int) -> None:
-    if isinstance(side, bool) or not isinstance(side, int) or side <= 0 or side % multiple:
-        low = max(multiple, side // multiple * multiple) if isinstance(side, int) else multiple
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1:
         raise ConfigError(
-            f"{name} is {side!r}; the model makes multiples of {multiple} pixels. "
-            + (
-                f"Give {low} or {low + multiple}."
-                if isinstance(side, int) and side > 0
-                else f"Give {multiple} or more."
-            )
+            f"{name} is {side!r}; multiples of {multiple} pixels are made. Give {multiple} or more."
         )
+    if side % multiple:
+        low = max(multiple, side // multiple * multiple)
+        raise ConfigError(
+            f"{name} is {side}; the model makes multiples of {multiple} pixels. Give {low} or {low + multiple}."
+        )
+
+
+def _check_count(name: str, value: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{name} is {value!r}. Give a whole number from 1 to {most}.")
+    return value
+
+
+def _check_solver(name: str) -> str:
+    if name not in SOLVERS:
+        raise ConfigError(f"solver is {name!r}. Known are: {', '.join(SOLVERS)}.")
+    return name
+
+
+def _check_text(name: str, text: str, sat: DiffusionSat, strict: bool) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(f"{name} is {text!r}. Give text; it may be empty.")
+    lost = sat.prompter.lost(text)
+    if lost is not None:
+        most = sat.config.max_tokens
+        message = f"the {name} is longer than the model's {most} tokens; it is cut before {lost!r}"
+        if strict:
+            raise ConfigError(f"{message}, which --strict refuses. Shorten it.")
+        log.warning("%s", message)

@@ -37,7 +37,7 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text, or as much of it as is not wider than ``width`` pixels, with an ellipsis."""
     if font.getlength(text) <= width:
         return text

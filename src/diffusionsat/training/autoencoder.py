@@ -70,14 +70,15 @@ def crops(images: Mapping[str, Sequence[np.ndarray]], recipe: Recipe, seen: int)
     weights = np.array([recipe.weights[name] for name in names])
     batch = np.empty((recipe.batch_size, recipe.size, recipe.size, 3), np.uint8)
     for row, which in enumerate(rng.choice(len(names), size=recipe.batch_size, p=weights / weights.sum())):
-        image = images[names[which]][rng.integers(len(images[names[which]]))]
+        several = images[names[which]]
+        image = several[int(rng.integers(len(several)))]
         height, width = image.shape[:2]
         side = recipe.size * (2 if min(height, width) >= 2 * recipe.size and rng.random() < 0.3 else 1)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
         square = image[top : top + side, left : left + side]
         if side > recipe.size:
             square = np.asarray(Image.fromarray(square).reduce(2))
-        square = np.rot90(square, rng.integers(4))
+        square = np.rot90(square, int(rng.integers(4)))
         batch[row] = square[:, ::-1] if rng.random() < 0.5 else square
     return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,8 +65,9 @@ class Bank:
     def load(cls, path: Path) -> "Bank":
         """Read a bank from a file."""
         with safe_open(path, "pt") as file:
-            lists = {name: tuple(json.loads(text)) for name, text in file.metadata().items()}
-            return cls(**{name: file.get_tensor(name) for name in file.keys()}, **lists)  # noqa: SIM118
+            parts: dict[str, Any] = {name: tuple(json.loads(text)) for name, text in file.metadata().items()}
+            parts |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls(**parts)
 
 
 @torch.inference_mode()

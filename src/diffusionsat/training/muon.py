@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
             group["lr"] = group["initial_lr"] * factor
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("Muon takes no closure.")

@@ -50,4 +50,4 @@ class PerceptualDistance(nn.Module):
         with torch.no_grad():
             wanted = self.features(target)
         pairs = zip(self.features(image), wanted, strict=True)
-        return sum((a - b).square().sum(1).mean() for a, b in pairs)
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).sum()

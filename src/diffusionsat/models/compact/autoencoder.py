@@ -34,8 +34,8 @@ class ResidualBlock(nn.Module):
         self.norm = PixelNorm(channels)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the branch to x, (B, C, H, W)."""
@@ -59,6 +59,9 @@ class CompactAutoencoder(nn.Module):
         decoder_channels: Widths at half and at a quarter of the image's size.
         decoder_blocks: Residual blocks at each of these sizes.
     """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
 
     def __init__(
         self,

@@ -71,8 +71,8 @@ class CompactDenoiser(nn.Module):
                 self.up.append(_Upsample(width))
         self.norm_out = nn.GroupNorm(_GROUPS, width)
         self.conv_out = nn.Conv2d(width, latent_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, latents: Tensor, time: Tensor, text: Tensor, text_mask: Tensor, metadata: Tensor
@@ -161,8 +161,8 @@ class _Block(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * width)
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
         self.shortcut = nn.Identity() if width_in == width else nn.Conv2d(width_in, width, 1)
         self.attention = None if head_width is None else _Attention(width, text_width, head_width)
 
@@ -192,8 +192,8 @@ class _Attention(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(2 * width, width)
         for last in (self.out_self, self.out_cross, self.down):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         b, c, h, w = x.shape
