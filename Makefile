@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-all lint format docs bench clean
+.PHONY: venv demo test test-all test-torch-free lint format docs bench clean
 
 venv: $(STAMP)
 
@@ -43,4 +43,14 @@ bench: venv
 	$(BIN)/python benchmarks/generate.py
 
 clean:
-	rm -rf $(VENV) build dist demo docs/_build
+	rm -rf $(VENV) $(TORCH_FREE) build dist demo docs/_build
+
+# The rooms that need no torch, on another Python: make test-torch-free PYTHON=python3.13
+TORCH_FREE := .venv-torch-free
+test-torch-free:
+	$(PYTHON) -m venv --clear $(TORCH_FREE)
+	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check affine click numpy pillow pydantic pyproj \
+		rasterio rich hypothesis jsonschema pystac pytest pytest-socket scipy
+	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(TORCH_FREE)/bin/python -m pytest tests/test_metadata.py tests/test_noise_keys.py tests/test_files.py \
+		tests/test_config.py tests/geo tests/tasks/test_scene.py

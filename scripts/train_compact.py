@@ -204,8 +204,9 @@ def export(args: argparse.Namespace) -> None:
         images_seen=trained["seen"],
     )
     storage = {"denoiser": "int8", "autoencoder": "bf16", "text_encoder": "int8"}
-    card = args.card.read_text() if args.card else "# compact\n"
-    write_checkpoint(args.output, config, networks, prompter.tokenizer.to_str(), card, storage)
+    card = args.output / "README.md"
+    text = card.read_text() if card.exists() else f"# {config.name}\n"
+    write_checkpoint(args.output, config, networks, prompter.tokenizer.to_str(), text, storage)
     sat = DiffusionSat.from_pretrained(args.output, device="cpu", precision="fp32")
     answer = dataclasses.replace(config, known_answer=tuple(statistics(sat)))
     (args.output / "config.json").write_text(answer.to_json())
@@ -242,7 +243,6 @@ def main() -> None:
     stage.add_argument("--autoencoder", type=Path, required=True)
     stage.add_argument("--denoiser", type=Path, required=True)
     stage.add_argument("--version", default="0")
-    stage.add_argument("--card", type=Path, help="text of the model card")
     stage.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

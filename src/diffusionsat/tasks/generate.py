@@ -218,8 +218,9 @@ def _check_side(name: str, side: int, multiple: int) -> None:
         )
     if side % multiple:
         low = max(multiple, side // multiple * multiple)
+        nearest = f"{low} or {low + multiple}"
         raise ConfigError(
-            f"{name} is {side}; the model makes multiples of {multiple} pixels. Give {low} or {low + multiple}."
+            f"{name} is {side}; the model makes multiples of {multiple} pixels. Give {nearest}."
         )
 
 
