@@ -151,7 +151,8 @@ def trained_autoencoder(folder: Path) -> CompactAutoencoder:
 
 
 def bank(args: argparse.Namespace) -> None:
-    raw = build_bank(trained_autoencoder(args.autoencoder), args.data, CROPS, size=args.size, seed=args.seed)
+    crops = {name: max(1, count * 64 // args.size) for name, count in CROPS.items()}
+    raw = build_bank(trained_autoencoder(args.autoencoder), args.data, crops, size=args.size, seed=args.seed)
     raw.save(args.output / f"{args.size}.safetensors")
 
 

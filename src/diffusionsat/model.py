@@ -94,7 +94,8 @@ class DiffusionSat:
         folder = find(path_or_name)
         config = read_config(folder)
         where = _device(device)
-        with torch.device("meta"):
+        # Initial weights are drawn in vain, but the meta device would import for over a second.
+        with torch.random.fork_rng(devices=[]):
             network = _build(CompactDenoiser, config.denoiser, folder)
             autoencoder = _build(CompactAutoencoder, config.autoencoder, folder)
             encoder = _build(TextEncoder, config.text_encoder, folder)
@@ -280,14 +281,9 @@ def _device(name: str) -> torch.device:
 
 def _precision(name: str, device: torch.device) -> str:
     if name == "auto":
-        fast = (
-            torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-            if device.type == "cpu"
-            else device.type == "cuda"
-        )
-        if device.type == "cpu":
-            fast = fast and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return "bf16" if fast else "fp32"
+        cpu = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = {"cuda": True, "cpu": cpu.get("avx512_bf16") or cpu.get("amx_bf16")}
+        return "bf16" if fast.get(device.type) else "fp32"
     if name not in PRECISIONS:
         raise ConfigError(f"precision is {name!r}. Give auto, fp32 or bf16.")
     return name

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusionsat import RasterError
 from diffusionsat.geo.features import centre, read_features
@@ -97,3 +99,37 @@ def test_only_the_agreed_properties_are_taken():
 def test_no_feature_at_all(text):
     with pytest.raises(RasterError, match="no feature"):
         read_features(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+KINDS = st.sampled_from(["Point", "Polygon", "GeometryCollection", "x"])
+GEOMETRY = st.fixed_dictionaries({"type": KINDS | JSON}, optional={"coordinates": JSON, "geometries": JSON})
+
+
+@given(JSON | GEOMETRY, JSON)
+def test_any_json_is_a_feature_or_a_complaint(geometry, properties):
+    text = json.dumps({"type": "Feature", "geometry": geometry, "properties": properties})
+    (one,) = read_features(text)
+    assert one.error or one.place is None or (abs(one.place[0]) <= 180 and abs(one.place[1]) <= 90)
+
+
+@given(JSON)
+def test_any_json_is_read(value):
+    try:
+        features = read_features(json.dumps(value))
+    except RasterError:
+        return
+    assert all(f.error for f in features)
+
+
+def test_a_deep_nest_is_a_complaint():
+    (one,) = read_features(
+        '{"type": "Feature", "geometry": {"type": "Point", "coordinates": ' + "[" * 500 + "]" * 500 + "}}"
+    )
+    assert one.error
+    (one,) = read_features("[" * 100_000)
+    assert "is no JSON" in one.error

@@ -48,12 +48,12 @@ def read_features(text: str) -> list[Feature]:
 def _values(text: str) -> Iterator[Any]:
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         for line in text.replace("\x1e", "").splitlines():
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     yield RasterError(f"is no JSON: {error}")
         return
     yield from (
@@ -75,7 +75,7 @@ def _feature(index: int, value: Any) -> Feature:
         return Feature(index=index, properties=properties)
     try:
         return Feature(index=index, place=centre(geometry), properties=properties)
-    except (RasterError, TypeError, ValueError, KeyError, IndexError) as error:
+    except (RasterError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
         return Feature(
             index=index, properties=properties, error=f"has a geometry that cannot be read: {error}"
         )

@@ -67,14 +67,10 @@ def plan(
             bad.append((feature.index, str(error)))
             continue
         if feature.place is None:
-            log.warning(
-                "feature %d has no geometry; %s",
-                feature.index,
-                "its image has no place"
-                if one.request.metadata.lon is None
-                else "the place given in the options is taken",
-            )
-        if one.name in names:
+            known = one.request.metadata.lon is not None
+            taken = "the place given in the options is taken" if known else "its image has no place"
+            log.warning("feature %d has no geometry; %s", feature.index, taken)
+        while one.name in names:
             one = replace(one, name=f"{one.name}-{feature.index:06d}")
         names.add(one.name)
         planned.append(one)
