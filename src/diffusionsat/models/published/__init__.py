@@ -1,0 +1,17 @@
+"""The published networks (Khanna et al. 2024), on released diffusers: exact to the released weights.
+
+Importing this takes diffusers (extra ``[published]``), which costs seconds; nothing else of the package does.
+"""
+
+from diffusionsat.errors import MissingExtraError
+
+try:
+    import diffusers  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError("The published networks", "published") from error
+
+from diffusionsat.models.published.controlnet import ControlNetModel
+from diffusionsat.models.published.controlnet_3d import ControlNetModel3D
+from diffusionsat.models.published.unet import SatUNet
+
+__all__ = ["ControlNetModel", "ControlNetModel3D", "SatUNet"]
