@@ -230,7 +230,7 @@ class ControlNetModel(DiffusersControlNet):
             sample: Noisy latents, (B, 4, h, w).
             timestep: (B,) or one for all.
             encoder_hidden_states: Token states, (B, T, cross_attention_dim).
-            controlnet_cond: Condition (B, C, H, W) in [0, 1], the configuration's ``conditioning_scale`` times
+            controlnet_cond: Condition (B, C, H, W) in [0, 1], the config's ``conditioning_scale`` times
                 smaller than the output.
             conditioning_scale: Factor of the residuals.
             metadata: The target's normalised numbers, as in `SatUNet.forward`.
