@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from diffusionsat import DiffusionSat, GenerateRequest
 from diffusionsat.data.parquet import Sample, read_samples
+from diffusionsat.geo.images import save_png
 from diffusionsat.tasks.generate import make_batch
 from diffusionsat.tasks.sheet import contact_sheet
 
@@ -83,7 +83,12 @@ def main() -> None:
     title = f"left: SYNTHETIC ({sat.config.name}@{sat.config.version}, seed 0), right: real"
     sheet = contact_sheet(zoomed, captions, columns=2 * args.count, title=title)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(args.output)
+    tags = {
+        "SYNTHETIC": "YES, the left half",
+        "MODEL": f"{sat.config.name}@{sat.config.version}",
+        "MODEL_HASH": sat.checkpoint,
+    }
+    save_png(args.output, sheet, None, tags, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -123,11 +123,10 @@ def autoencoder(args: argparse.Namespace) -> None:
     }
     network = CompactAutoencoder().to(memory_format=torch.channels_last)
     distance = PerceptualDistance().to(memory_format=torch.channels_last)
-    autoencoders.train_autoencoder(network, images, test, recipe, args.output, distance)
-    with torch.random.fork_rng():
-        autoencoders.calibrate(
-            network, [autoencoders.crops(images, recipe, (1 << 40) + i) for i in range(64)]
-        )
+    if not autoencoders.train_autoencoder(network, images, test, recipe, args.output, distance):
+        return
+    some = [autoencoders.crops(images, recipe, (1 << 40) + i) for i in range(64)]
+    autoencoders.calibrate(network, some)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, args.output / "autoencoder.safetensors")
 
@@ -248,6 +247,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
+    torch.manual_seed(0)  # initial weights
     _keep_memory()
     args.run(args)
 

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Fixtures of the published model, which lie beside a checkout of the project and are not part of it."""
-    folder = Path(__file__).parents[2] / "shared" / "reference"
-    if not folder.is_dir():
-        pytest.skip("the folder with fixtures of the published model is absent")
-    return folder
+    """Fixtures of the published model; see fixtures/parity/README.md."""
+    return Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ONE_ROOM = {"model", "tasks"}  # the object and its jobs
-NO_TORCH = {"metadata", "errors", "config", "noise_keys", "files", "execution", "geo"}
+NO_TORCH = {"metadata", "errors", "config", "noise_keys", "files", "execution", "geo", "data"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
@@ -37,6 +37,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             found.add(node.module)
+            if node.module == "diffusionsat":
+                found |= {f"diffusionsat.{diffusionsat._HOMES.get(a.name, a.name)}" for a in node.names}
     return found
 
 

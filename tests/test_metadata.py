@@ -74,11 +74,13 @@ def test_is_immutable_and_replaceable():
         ("lat", -90.001, "lat is -90"),
         ("lon", 180.5, "lon is 180.5"),
         ("lon", math.inf, "lon is inf"),
-        ("gsd", 0, "gsd is 0. Give metres per pixel, more than 0"),
+        ("gsd", 0, "gsd is 0. Give metres per pixel from 0.001 to 1,000,000"),
         ("gsd", math.nan, "gsd is nan"),
         ("gsd", -1, "gsd is -1"),
         ("cloud_cover", 140, "cloud_cover is 140. Give percent from 0 to 100"),
         ("cloud_cover", math.nan, "nan"),
+        ("gsd", 1e-46, "gsd is 1e-46"),
+        ("gsd", 10**400, "no number"),
         ("lon", "7", "no number"),
         ("lon", True, "no number"),
         ("date", "2019-02-30", "in no calendar"),
@@ -103,3 +105,11 @@ def test_impossible_values_are_refused(field, value, says):
 def test_json_that_is_no_metadata(text, says):
     with pytest.raises(MetadataError, match=says):
         Metadata.from_json(text)
+
+
+def test_the_example_in_the_docstring():
+    import doctest
+
+    import diffusionsat.metadata
+
+    assert doctest.testmod(diffusionsat.metadata) == doctest.TestResults(failed=0, attempted=1)

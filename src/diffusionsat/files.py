@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,24 +42,18 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         RasterError: If `check_writable` refuses, or the disk is full or fails while writing.
     """
     check_writable(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(8)}{path.suffix}")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask
+        mode = partial.stat().st_mode
+        yield partial
+        partial.chmod(mode)  # some libraries write a file of their own in its place
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
     except OSError as error:
-        raise RasterError(f"{path} cannot be written: {error.strerror or error}.") from error
-    partial = Path(name)
-    try:
-        try:
-            yield partial
-            _sync(partial)
-            partial.chmod(0o666 & ~_umask())
-            partial.replace(path)
-        except OSError as error:
-            if isinstance(error, RasterError):
-                raise
-            raise RasterError(
-                f"{path} cannot be written: {error.strerror or error}. Nothing was left there."
-            ) from error
+        message = f"{path} cannot be written: {error.strerror or error}. Nothing was left there."
+        raise RasterError(message) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -72,14 +66,3 @@ def write_bytes(path: Path, content: bytes, *, overwrite: bool = False) -> None:
     """
     with writing(path, overwrite=overwrite) as partial:
         partial.write_bytes(content)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

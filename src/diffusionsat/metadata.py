@@ -21,7 +21,7 @@ _DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?", re.ASCII)
 _HINTS = {
     "lon": "degrees east from -180 to 180 (WGS84); west is negative",
     "lat": "degrees north from -90 to 90 (WGS84); south is negative",
-    "gsd": "metres per pixel, more than 0",
+    "gsd": "metres per pixel from 0.001 to 1,000,000",
     "cloud_cover": "percent from 0 to 100",
 }
 
@@ -33,7 +33,7 @@ class Metadata:
     Args:
         lon: Longitude of the image's centre, degrees WGS84, -180 to 180.
         lat: Latitude of the image's centre, degrees WGS84, -90 to 90.
-        gsd: Ground sample distance, metres per pixel of the delivered image, > 0.
+        gsd: Ground sample distance, metres per pixel of the delivered image, 0.001 to 1,000,000.
         cloud_cover: Percent of the image under cloud, 0 to 100.
         date: A day, a month or a year: ``"2019-07-14"``, ``"2019-07"``, ``"2019"``; or a `datetime.date`.
 
@@ -132,14 +132,14 @@ def _number(name: str, value: Any) -> float:
         if isinstance(value, (bool, str)):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MetadataError(
             f"{name} is {value!r}, no number. Give {_HINTS[name]}, or None if unknown."
         ) from None
     possible = {
         "lon": -180 <= number <= 180,
         "lat": -90 <= number <= 90,
-        "gsd": 0 < number < math.inf,
+        "gsd": 1e-3 <= number <= 1e6,
         "cloud_cover": 0 <= number <= 100,
     }
     if not possible[name]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from diffusionsat.checkpoints.layout import Config, content_hash, read_config
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.checkpoints.tensors import load_strictly
-from diffusionsat.diffusion.denoisers import Denoiser, denoiser
+from diffusionsat.diffusion.denoisers import PREDICTIONS, Denoiser, denoiser
 from diffusionsat.diffusion.guidance import Guidance, guided
 from diffusionsat.diffusion.schedules import flow_time
-from diffusionsat.diffusion.solvers import OnStep
+from diffusionsat.diffusion.solvers import SOLVERS, OnStep
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.metadata import Metadata
 from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
@@ -70,11 +70,10 @@ class DiffusionSat:
         dtype = PRECISIONS[precision]
         self.network = _channels_last(network.to(device)).eval()
         for name, part in self.network.named_children():
-            if name != "embed":  # metadata stays in float32 until it is embedded
-                part.to(dtype)
+            part.to(torch.float32 if name == "embed" else dtype)  # metadata stays exact until it is embedded
         self.autoencoder = _channels_last(autoencoder.to(device, dtype)).eval()
         self.prompter = prompter
-        self.prompter.encoder.to(device).eval()
+        self.prompter.encoder.to(device, torch.float32).eval()
 
     @classmethod
     def from_pretrained(
@@ -102,11 +101,13 @@ class DiffusionSat:
         load_strictly(network, folder / "denoiser.safetensors")
         load_strictly(autoencoder, folder / "autoencoder.safetensors")
         load_strictly(encoder, folder / "text_encoder.safetensors")
+        prompter = _prompter(folder, encoder, config.max_tokens)
+        _check_fit(folder / "config.json", config, network, autoencoder, prompter)
         return cls(
             config,
             network,
             autoencoder,
-            _prompter(folder, encoder, config.max_tokens),
+            prompter,
             checkpoint=content_hash(folder),
             device=where,
             precision=_precision(precision, where),
@@ -243,15 +244,39 @@ def _channels_last(network: _Network) -> _Network:
 
 
 def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any:
-    sizes = dict(sizes)
-    if "bandwidth" in sizes:
-        sizes["bandwidth"] = Bandwidth(**sizes["bandwidth"])
     try:
+        sizes = dict(sizes)
+        if "bandwidth" in sizes:
+            sizes["bandwidth"] = Bandwidth(**sizes["bandwidth"])
         return kind(**sizes)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # sizes come from a file and can be wrong in any way
         raise CheckpointError(
             f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {error}."
         ) from None
+
+
+def _check_fit(
+    file: Path, config: Config, network: CompactDenoiser, autoencoder: CompactAutoencoder, prompter: Prompter
+) -> None:
+    """Refuse parts that load but do not fit together, and defaults that cannot be."""
+    text, defaults = prompter.encoder, config.defaults
+    multiple = FACTOR * network.factor
+    problems = {
+        "prediction": config.prediction not in PREDICTIONS,
+        "max_tokens": not 3 <= config.max_tokens <= text.positions.num_embeddings,
+        "denoiser.text_width": network.embed.text.in_features != text.tokens.embedding_dim,
+        "denoiser.latent_channels": network.conv_in.in_channels != len(autoencoder.latent_scale),
+        "text_encoder.vocabulary": prompter.tokenizer.get_vocab_size() > text.tokens.num_embeddings,
+        "defaults.size": any(side < 1 or side % multiple for side in defaults.size),
+        "defaults.solver": defaults.solver not in SOLVERS,
+        "defaults.steps": defaults.steps < 1,
+        "defaults.guidance": not 0 <= defaults.guidance <= 100,
+        "defaults.gsd": not 1e-3 <= defaults.gsd <= 1e6,
+        "defaults.shift": not 0 < defaults.shift < 1e6,
+    }
+    for key, wrong in problems.items():
+        if wrong:
+            raise CheckpointError(f"{file}: {key} does not fit the other parts of the checkpoint.")
 
 
 def _prompter(folder: Path, encoder: TextEncoder, max_tokens: int) -> Prompter:

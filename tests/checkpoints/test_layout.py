@@ -75,6 +75,12 @@ def test_values_that_are_not_finite(broken):
         ({"max_tokens": "many"}, "max_tokens is 'many'"),
         ({"defaults": {"step": 3}}, "unknown key 'defaults.step'. Did you mean 'steps'"),
         ({"denoiser": {"depth": 3}}, "CompactDenoiser cannot have these sizes"),
+        ({"denoiser": {"channels": []}}, "CompactDenoiser cannot have these sizes"),
+        ({"denoiser": {"bandwidth": {"foo": 1}}}, "CompactDenoiser cannot have these sizes"),
+        ({"prediction": "magic"}, "prediction does not fit"),
+        ({"max_tokens": 17}, "max_tokens does not fit"),
+        ({"defaults": {"size": [3, 3]}}, "defaults.size does not fit"),
+        ({"defaults": {"solver": "magic"}}, "defaults.solver does not fit"),
         ({"denoiser": {"channels": [16, -32]}}, "cannot have these sizes|configuration says"),
     ],
 )
@@ -84,13 +90,15 @@ def test_a_foreign_configuration(broken, change, says):
     refused(broken, says)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "[" * 100_000])
 def test_a_configuration_that_is_no_json(broken, text):
     (broken / "config.json").write_text(text, encoding="latin-1")
     refused(broken, "config.json")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pkl", "model.py", "deep/down.pt"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "x.pkl", "model.py", "deep/down.pt", "run.sh", "pickle"]
+)
 def test_code_and_pickles_are_refused(broken, name):
     (broken / name).parent.mkdir(exist_ok=True)
     (broken / name).write_bytes(pickle.dumps("harmless"))
@@ -102,6 +110,30 @@ def test_links_out_of_the_folder_are_refused(broken, tmp_path):
     (broken / "denoiser.safetensors").rename(outside)
     (broken / "denoiser.safetensors").symlink_to(outside)
     refused(broken, "leads out of the checkpoint's folder")
+
+
+def test_links_in_a_circle_are_refused(broken):
+    (broken / "one.txt").symlink_to("two.txt")
+    (broken / "two.txt").symlink_to("one.txt")
+    refused(broken, "a link that leads nowhere")
+
+
+def test_eight_bits_need_their_scales(broken):
+    path = broken / "denoiser.safetensors"
+    tensors = load_file(path)
+    for scale in (None, torch.ones(1), torch.ones(3)):
+        stored = tensors | {"conv_in.weight": torch.zeros(16, 4, 3, 3, dtype=torch.int8)}
+        if scale is not None:
+            stored["conv_in.weight::scale"] = scale
+        save_file(stored, path)
+        refused(broken, "conv_in.weight is stored in eight bits without a scale")
+    save_file(tensors | {"stray::scale": torch.ones(1)}, path)
+    refused(broken, "stray::scale belongs to no part")
+
+
+def test_an_integer_where_a_number_is_due(broken):
+    changed(broken, lambda t: t.update({"conv_in.weight": torch.zeros(16, 4, 3, 3, dtype=torch.int64)}))
+    refused(broken, "conv_in.weight is of type torch.int64")
 
 
 def test_folders_that_are_no_checkpoint(tmp_path):

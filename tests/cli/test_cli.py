@@ -69,6 +69,26 @@ def test_several_images(capsys, tiny, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x-000.png", "x-001.png", "x-002.png"]
 
 
+def test_a_stopped_run_of_several_goes_on(capsys, tiny, tmp_path):
+    several = ("x", "-n", 3, "-o", tmp_path / "x.tif", "--model", tiny)
+    assert generate(capsys, *several)[0] == 0
+    before = (tmp_path / "x-001.tif").read_bytes()
+    (tmp_path / "x-002.tif").unlink()
+    code, said, _ = generate(capsys, *several)
+    assert code == 0
+    assert [line["index"] for line in said] == [2]
+    assert (tmp_path / "x-001.tif").read_bytes() == before
+    code, _, err = generate(capsys, *several, "--seed", 1)
+    assert code == 2
+    assert "x-000.tif exists and is another image" in err
+
+
+def test_json_silences_peoples_text(tiny, tmp_path):
+    words = ("generate", "word " * 100, "--model", tiny, "-o", tmp_path / "x.png")
+    assert b"it is cut before" in command(*words).stderr
+    assert command(*words, "--overwrite", "--json").stderr == b""
+
+
 BAD = {
     "latitude": (["--lnglat", "0,91"], "lat is 91"),
     "no place": (["--lnglat", "here"], "'here' is no place"),
@@ -236,7 +256,18 @@ def test_ranges_and_lists(text, values):
 
 @pytest.mark.parametrize(
     "text",
-    ["gsd", "gsd=", "gsd=a/b", "gsd=0/1", "gsd=1/2/1", "date=2020/2019", "date=2019/2019-02", "lon=1/2/3/4"],
+    [
+        "gsd",
+        "gsd=",
+        "gsd=a/b",
+        "gsd=0/1",
+        "gsd=1/2/1",
+        "gsd=1/2/0",
+        "gsd=1/2/999",
+        "date=2020/2019",
+        "date=2019/2019-02",
+        "lon=1/2/3/4",
+    ],
 )
 def test_what_is_no_range(text):
     with pytest.raises(ConfigError, match="sweep is"):
@@ -302,3 +333,4 @@ def test_a_closed_pipe(tiny, tmp_path):
     process.stdout.close()
     _, err = process.communicate()
     assert b"Traceback" not in err
+    assert process.returncode == 1

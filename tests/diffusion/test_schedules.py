@@ -34,3 +34,14 @@ def test_a_noise_level_has_its_timestep(timestep):
     assert schedule.time(float(schedule.sigmas[timestep])) == pytest.approx(timestep, abs=1e-6)
     between = float((schedule.sigmas[300] * schedule.sigmas[301]).sqrt())
     assert schedule.time(between) == pytest.approx(300.5, abs=1e-6)
+
+
+def test_trailing_levels_are_those_of_diffusers():
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(7)
+    schedule = Discrete.scaled_linear()
+    torch.testing.assert_close(schedule.trailing(7)[:-1], schedule.sigmas[scheduler.timesteps])
+    assert schedule.trailing(7)[-1] == 0

@@ -22,6 +22,7 @@ def polygon(*points):
     [
         ({"type": "Point", "coordinates": [7.4, 46.9, 500]}, (7.4, 46.9)),
         (polygon((0, 0), (4, 0), (4, 2), (0, 2)), (2, 1)),
+        (polygon((-180, -60), (180, -60), (180, 80), (-180, 80)), (0, 10)),
         (polygon((178, 0), (-178, 0), (-178, 2), (178, 2)), (-180, 1)),
         (polygon((179, 0), (-175, 0), (-175, 2), (179, 2)), (-178, 1)),
         (  # the same, cut in two at the antimeridian as RFC 7946 wants

@@ -105,7 +105,8 @@ def autoencoder():
 @torch.no_grad()
 def test_a_tile_decodes_as_the_whole(autoencoder):
     latents = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(0))
-    halo = 12
+    halo = autoencoder.halo
+    assert halo == 1 + 6 + 4
     whole = autoencoder.decode(latents)
     tile = autoencoder.decode(latents[:, :, 20 - halo : 24 + halo, 20 - halo : 24 + halo])
     torch.testing.assert_close(

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import rasterio.errors
 import rasterio.warp
 from PIL import Image
 
@@ -62,7 +63,7 @@ def test_geotiff_is_read_by_rasterio(tmp_path, place, gsd):
     assert not list(tmp_path.glob("*.aux.xml"))
 
 
-@pytest.mark.parametrize("size", [(16, 16), (64, 64), (256, 256), (1040, 528)])
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (256, 256), (272, 48), (1040, 528), (2048, 2048)])
 def test_geotiff_is_cloud_optimized(tmp_path, size):
     validate = pytest.importorskip("rio_cogeo.cogeo", reason="rio-cogeo is not installed").cog_validate
     valid, errors, _ = validate(scene(size=size).save(tmp_path / "x.tif"))
@@ -103,7 +104,10 @@ def test_without_a_place_it_is_plain_pixels(tmp_path):
     made = scene(lon=None, lat=None)
     assert made.crs is None
     assert made.transform is None
-    with rasterio.open(made.save(tmp_path / "x.tif")) as file:
+    path = made.save(tmp_path / "x.tif")
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        file = rasterio.open(path)
+    with file:
         assert file.crs is None
         assert file.tags()["SYNTHETIC"] == "YES"
 

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -173,16 +175,13 @@ def test_flow_loss_of_a_perfect_network_is_zero():
     )
 
 
-def run(folder, stop_after=None, monkeypatch=None):
+def run(folder, stop_after=None):
     network, r = small(), recipe()
     read = reader(r)
     if stop_after is not None:
         batch, calls = read.batch, []
 
         def stopping(seen):
-            import os
-            import signal
-
             calls.append(seen)
             if len(calls) == stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -217,7 +216,7 @@ def test_training_learns(tmp_path):
     assert lines[-1]["loss"] < 0.95 * lines[0]["loss"]
 
 
-def test_autoencoder_learns_and_resumes(tmp_path):
+def test_autoencoder_learns_and_resumes(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     images = {
         "x": [np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(4)]
@@ -233,8 +232,23 @@ def test_autoencoder_learns_and_resumes(tmp_path):
     test = {"x": torch.from_numpy(np.stack(images["x"])).permute(0, 3, 1, 2).float() / 127.5 - 1}
     whole = network()
     before = autoencoders.reconstruction_psnr(whole, test["x"])
-    autoencoders.train_autoencoder(whole, images, test, made, tmp_path / "whole")
+    assert autoencoders.train_autoencoder(whole, images, test, made, tmp_path / "whole")
     assert autoencoders.reconstruction_psnr(whole, test["x"]) > before + 3
+
+    def stopping(*args, real=autoencoders.loss, calls=[]):  # noqa: B006
+        calls.append(args)
+        if len(calls) == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(autoencoders, "loss", stopping)
+        assert not autoencoders.train_autoencoder(network(), images, test, made, tmp_path / "stopped")
+    resumed = network()
+    assert autoencoders.train_autoencoder(resumed, images, test, made, tmp_path / "stopped")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert a.equal(b)
+
     autoencoders.calibrate(whole, [test["x"]])
     latents = whole.encode(test["x"])
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)

@@ -19,6 +19,7 @@ from typing import Any
 
 from diffusionsat.config import parse
 from diffusionsat.errors import CheckpointError, ConfigError
+from diffusionsat.files import write_bytes
 
 FORMAT = "diffusionsat"
 FORMAT_VERSION = 1
@@ -30,21 +31,8 @@ FILES = (
     "tokenizer.json",
     "README.md",
 )
-_UNSAFE = {
-    ".bin",
-    ".ckpt",
-    ".dill",
-    ".joblib",
-    ".npy",
-    ".npz",
-    ".pickle",
-    ".pkl",
-    ".pt",
-    ".pth",
-    ".py",
-    ".pyc",
-    ".so",
-}
+_SAFE = {".safetensors", ".json", ".md", ".txt"}
+_SAFE_NAMES = {"LICENSE", "NOTICE"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +45,7 @@ class Defaults:
         solver: Name of the solver.
         guidance: Strength of text and metadata.
         gsd: Metres per pixel where a place is given without one.
-        interval: Noise levels between which guidance acts.
+        interval: Noise levels between which guidance acts; None is everywhere.
         rescale: Of the guidance, 0 to 1.
         shift: Of the noise levels at 64 pixels; grows with the side.
     """
@@ -67,7 +55,7 @@ class Defaults:
     solver: str = "dpmpp-2m"
     guidance: float = 2.0
     gsd: float = 10.0
-    interval: tuple[float, float] = (0.0, 1e9)
+    interval: tuple[float, float] | None = None
     rescale: float = 0.0
     shift: float = 1.0
 
@@ -125,16 +113,10 @@ def read_config(folder: Path) -> Config:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} has no config.json; it is no checkpoint of diffusionsat.")
-    for path in sorted(folder.rglob("*")):
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise CheckpointError(f"{path} leads out of the checkpoint's folder; it is refused.")
-        if path.suffix.lower() in _UNSAFE:
-            raise CheckpointError(
-                f"{path} can carry code; a checkpoint holds only safetensors, JSON and text."
-            )
+    _look_over(folder)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from None
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise CheckpointError(f"{file} is not of format {FORMAT!r}; it is no checkpoint of diffusionsat.")
@@ -148,6 +130,23 @@ def read_config(folder: Path) -> Config:
         return parse(Config, values, str(file))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+
+
+def _look_over(folder: Path) -> None:
+    """Refuse a folder that holds more than weights and text; nothing reads hidden files."""
+    try:
+        inside = folder.resolve(strict=True)
+        for path in sorted(folder.rglob("*")):
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+                continue
+            if not path.resolve(strict=True).is_relative_to(inside):
+                raise CheckpointError(f"{path} leads out of the checkpoint's folder; it is refused.")
+            if path.is_file() and path.suffix.lower() not in _SAFE and path.name not in _SAFE_NAMES:
+                raise CheckpointError(
+                    f"{path} can carry code; a checkpoint holds only safetensors, JSON and text."
+                )
+    except (RuntimeError, FileNotFoundError) as error:  # links in a circle, or into nothing
+        raise CheckpointError(f"{folder} holds a link that leads nowhere: {error}.") from None
 
 
 def content_hash(folder: Path) -> str:
@@ -185,6 +184,5 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     for name, tensors in networks.items():
         write_tensors(folder / f"{name}.safetensors", dict(tensors), storage[name])
-    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+    for name, text in (("tokenizer.json", tokenizer), ("README.md", card), ("config.json", config.to_json())):
+        write_bytes(folder / name, text.encode(), overwrite=True)

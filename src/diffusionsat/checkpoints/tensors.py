@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusionsat.errors import CheckpointError
+from diffusionsat.files import writing
 
 _SCALE = "::scale"  # marks the scales of a tensor stored in eight bits; no parameter's name has colons
 
@@ -27,12 +28,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
     tensors = {}
     for name, tensor in stored.items():
-        if name.endswith(_SCALE):
+        owner = stored.get(name.removesuffix(_SCALE))
+        if name.endswith(_SCALE) and owner is not None and owner.dtype == torch.int8:
             continue
         if tensor.dtype == torch.int8:
             scale = stored.get(name + _SCALE)
-            if scale is None:
-                raise CheckpointError(f"{path}: {name} is stored in eight bits and its scales are missing.")
+            if scale is None or scale.shape != tensor.shape[:1]:
+                raise CheckpointError(f"{path}: {name} is stored in eight bits without a scale for each row.")
             tensor = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
         tensors[name] = tensor
     return tensors
@@ -58,7 +60,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], storage: str) -> None:
             stored[name] = tensor.to(torch.bfloat16 if storage == "bf16" else torch.float32)
         else:
             stored[name] = tensor
-    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, path)
+    with writing(path, overwrite=True) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in stored.items()}, partial)
 
 
 def load_strictly(network: nn.Module, path: Path) -> None:
@@ -77,6 +80,8 @@ def load_strictly(network: nn.Module, path: Path) -> None:
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}; "
                 f"the configuration says {tuple(tensor.shape)}."
             )
+        if tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} is of type {tensors[name].dtype}, not {tensor.dtype}.")
         if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
             raise CheckpointError(f"{path}: {name} has values that are not finite.")
     foreign = next((name for name in tensors if name not in wanted), None)

@@ -10,6 +10,8 @@ import click
 from diffusionsat.cli import options
 from diffusionsat.errors import ConfigError, DiffusionSatError, RasterError
 
+MOST_IMAGES = 10_000  # of one prompt
+
 _EPILOG = """\b
 Examples:
   diffusionsat generate "a river" --lnglat 7.44,46.95 --date 2019-07 --gsd 10 -o river.tif
@@ -101,12 +103,11 @@ def command(
         negative=sampling["negative"],
         strict=sampling["strict"],
     )
-    quiet = options.silent(as_json)
     if places is not None:
-        return _bulk(sat, places, request, output, form, overwrite, quiet)
+        return _bulk(sat, places, request, output, form, overwrite)
     if swept:
-        return _sweep(sat, request, *swept, paths[0], overwrite, quiet)
-    return _plain(sat, request, paths, overwrite, quiet)
+        return _sweep(sat, request, *swept, paths[0], overwrite)
+    return _plain(sat, request, paths, overwrite)
 
 
 def _guidance(sat: Any, text: float | None, metadata: float | None) -> Any:
@@ -129,13 +130,16 @@ def _paths(output: Path, count: int, *, sheet: bool, overwrite: bool) -> list[Pa
     suffixes = (".png",) if sheet else (".tif", ".tiff", ".png")
     if output.suffix.lower() not in suffixes:
         raise RasterError(f"{output} has suffix {output.suffix!r}. Give {', '.join(suffixes)}.")
-    if count < 1:
-        raise ConfigError(f"n is {count}. Give a whole number from 1.")
+    if not 1 <= count <= MOST_IMAGES:
+        raise ConfigError(
+            f"n is {count}. Give a whole number from 1 to {MOST_IMAGES}; --features makes more."
+        )
+    if count == 1:
+        return [check_writable(output, overwrite=overwrite)]
     digits = max(3, len(str(count - 1)))
-    names = (
-        [output] if count == 1 else [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
-    )
-    return [check_writable(name, overwrite=overwrite) for name in names]
+    names = [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
+    # Of several, some may be there from a run that was stopped; whether they are is seen when they are read.
+    return [check_writable(name, overwrite=True) for name in names]
 
 
 def _read_features(source: str) -> list[Any]:
@@ -152,73 +156,72 @@ def _read_features(source: str) -> list[Any]:
         raise ConfigError(f"{source} cannot be read: {error.strerror}.") from None
 
 
-def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool, quiet: bool) -> int:
-    from diffusionsat.tasks.generate import batch_size, make_batch
+def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool) -> int:
+    from diffusionsat.tasks.generate import batches, make_batch
 
-    request = request.resolved(sat)
-    count = batch_size(request)
-    images = [(request, i) for i in range(request.n)]
-    with _Bar("steps", -(-len(images) // count) * request.steps, quiet) as bar:
-        for start in range(0, len(images), count):
-            scenes = make_batch(sat, images[start : start + count], lambda _: bar.advance())
-            for scene, path in zip(scenes, paths[start:], strict=False):
-                scene.save(path, overwrite=overwrite)
-                _print({"path": str(path), "synthetic": True, **scene.metadata.to_dict(), **scene.provenance})
+    resolved = request.resolved(sat)
+    done = set() if overwrite or len(paths) == 1 else _made_before(sat, resolved, paths)
+    written = 0
+    groups = batches([(resolved, i) for i in range(resolved.n)])
+    try:
+        with _Bar("steps", len(groups) * resolved.steps) as bar:
+            for group in groups:
+                if all(i in done for _, i in group):
+                    continue
+                for (_, i), scene in zip(group, make_batch(sat, group, lambda _: bar.advance()), strict=True):
+                    if i not in done:
+                        scene.save(paths[i], overwrite=overwrite)
+                        written += 1
+                        known = scene.metadata.to_dict()
+                        _print({"path": str(paths[i]), "synthetic": True, **known, **scene.provenance})
+    except DiffusionSatError as error:
+        if not written and not done:
+            raise
+        click.echo(f"error: {error} The same command goes on from here.", err=True)
+        return 3
     return 0
 
 
-def _sweep(
-    sat: Any, request: Any, name: str, values: list[Any], path: Path, overwrite: bool, quiet: bool
-) -> int:
-    from dataclasses import replace
+def _made_before(sat: Any, resolved: Any, paths: list[Path]) -> set[int]:
+    """Indices of images that a stopped run of the same command left; any other file is refused."""
+    from diffusionsat.geo.images import read_tags
+    from diffusionsat.tasks.generate import provenance
 
-    from diffusionsat.files import write_bytes
-    from diffusionsat.geo.images import png
-    from diffusionsat.tasks.generate import batch_size, make_batch
-    from diffusionsat.tasks.sheet import contact_sheet
+    done = set()
+    for i, path in enumerate(paths):
+        if not path.exists():
+            continue
+        wanted = provenance(sat, resolved, i) | {"metadata": resolved.metadata.to_dict()}
+        held = read_tags(path) or {}
+        if any(held.get(name) != value for name, value in wanted.items() if name != "created"):
+            raise RasterError(f"{path} exists and is another image. Give another name, or --overwrite.")
+        done.add(i)
+    return done
 
-    requests = [
-        replace(request, metadata=request.metadata.replace(**{name: v})).resolved(sat) for v in values
-    ]
-    count = batch_size(requests[0])
-    scenes = []
-    with _Bar("steps", -(-len(requests) // count) * requests[0].steps, quiet) as bar:
-        for start in range(0, len(requests), count):
-            # The index stays 0: one seed, one noise, so that only the field differs.
-            scenes += make_batch(
-                sat, [(r, 0) for r in requests[start : start + count]], lambda _: bar.advance()
-            )
-    labels = [f"{name} {v if isinstance(v, str) else format(v, 'g')}" for v in values]
-    title = f"SYNTHETIC  {request.prompt or '(no prompt)'}  seed {request.seed}"
-    sheet = contact_sheet([s.pixels for s in scenes], labels, columns=min(6, len(scenes)), title=title)
-    tags = scenes[0].tags() | {"SWEEP": json.dumps({name: values})}
-    write_bytes(path, png(sheet, None, tags), overwrite=overwrite)
-    _print(
-        {
-            "path": str(path),
-            "synthetic": True,
-            "sweep": {name: values},
-            "prompt": request.prompt,
-            "seed": request.seed,
-        }
-    )
+
+def _sweep(sat: Any, request: Any, name: str, values: list[Any], path: Path, overwrite: bool) -> int:
+    from diffusionsat.tasks.sweep import sweep
+
+    with _Bar("steps", None) as bar:
+        sweep(sat, request, name, values, lambda _: bar.advance()).save(path, overwrite=overwrite)
+    about = {"sweep": {name: values}, "prompt": request.prompt, "seed": request.seed}
+    _print({"path": str(path), "synthetic": True, **about})
     return 0
 
 
-def _bulk(
-    sat: Any, features: list[Any], request: Any, folder: Path, form: str, overwrite: bool, quiet: bool
-) -> int:
+def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, overwrite: bool) -> int:
     from diffusionsat.tasks.bulk import plan, run
 
     planned, bad = plan(sat, features, request)
     for index, complaint in bad:
-        click.echo(f"error: feature {index}: {complaint.rstrip('.')}. It is passed over.", err=True)
+        if not options.quiet():
+            click.echo(f"error: feature {index}: {complaint.rstrip('.')}. It is passed over.", err=True)
         _print({"feature": index, "error": complaint})
     if not planned:
         return 2
     written = 0
     try:
-        with _Bar("images", len(planned), quiet) as bar:
+        with _Bar("images", len(planned)) as bar:
             for path in run(
                 sat, planned, folder, form, overwrite=overwrite, on_image=lambda _: bar.advance()
             ):
@@ -227,7 +230,7 @@ def _bulk(
     except DiffusionSatError as error:
         if not written:
             raise
-        click.echo(f"error: {error} The same command goes on from here.", err=True)
+        click.echo(f"error: {error} The same command, without --overwrite, goes on from here.", err=True)
         return 3
     return 3 if bad else 0
 
@@ -237,32 +240,27 @@ def _print(line: dict[str, Any]) -> None:
 
 
 class _Bar:
-    """A progress bar on stderr, or nothing."""
+    """A progress bar on stderr, or nothing where that is no terminal or is to be quiet."""
 
-    def __init__(self, unit: str, total: int, quiet: bool) -> None:
-        self.unit, self.total, self.quiet = unit, total, quiet
+    def __init__(self, unit: str, total: int | None) -> None:
+        self.unit, self.total = unit, total
+        self.shown = sys.stderr.isatty() and not options.quiet()
 
     def __enter__(self) -> "_Bar":
-        if not self.quiet:
+        if self.shown:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bar = Progress(
-                TextColumn(self.unit),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            columns = (TextColumn(self.unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
             self.task = self.bar.add_task(self.unit, total=self.total)
         return self
 
     def advance(self) -> None:
-        if not self.quiet:
+        if self.shown:
             self.bar.advance(self.task)
 
     def __exit__(self, *_: object) -> None:
-        if not self.quiet:
+        if self.shown:
             self.bar.stop()

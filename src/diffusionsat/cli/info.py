@@ -1,6 +1,7 @@
 """`diffusionsat info`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ Examples:
 def command(path: str) -> None:
     """Say as JSON what a checkpoint is, or an image made by diffusionsat."""
     file = Path(path)
-    click.echo(json.dumps(image(file) if file.is_file() else checkpoint(path), indent=2))
+    said = image(file) if file.is_file() else checkpoint(path)
+    click.echo(json.dumps(said, indent=2 if sys.stdout.isatty() else None))
 
 
 def image(file: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 failed while working, 2 bad usage or input, 3 partly done,
 """
 
 import importlib
-import os
+import logging
 import sys
 import traceback
 
@@ -60,7 +60,6 @@ def run(args: list[str]) -> int:
     Returns:
         The exit code.
     """
-    debug = "--debug" in args
     try:
         return cli.main(args, standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -72,22 +71,23 @@ def run(args: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
-        return 1
     except DiffusionSatError as error:
-        if debug:
-            traceback.print_exc()
+        _trace()
         click.echo(f"error: {error}", err=True)
         return 1 if isinstance(error.__cause__, OSError) else 2
     except Exception as error:
-        if debug:
-            traceback.print_exc()
+        _trace()
         click.echo(
             f"error: {type(error).__name__}: {error}. This is a fault of diffusionsat; --debug shows where.",
             err=True,
         )
         return 1
+
+
+def _trace() -> None:
+    """Print the traceback if --debug was given."""
+    if logging.getLogger("diffusionsat").level == logging.DEBUG:
+        traceback.print_exc()
 
 
 if __name__ == "__main__":

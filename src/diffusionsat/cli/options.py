@@ -1,5 +1,6 @@
 """Options that mean the same in every command, and the forms of their values."""
 
+import datetime
 import functools
 import logging
 import re
@@ -10,7 +11,10 @@ from typing import Any
 
 import click
 
-from diffusionsat.errors import ConfigError
+from diffusionsat.errors import ConfigError, MetadataError
+from diffusionsat.metadata import Metadata
+
+MOST_VALUES = 100  # of a sweep
 
 
 class LngLat(click.ParamType):
@@ -56,6 +60,7 @@ def verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--debug", is_flag=True, help="Tell everything, with tracebacks.")
     @functools.wraps(function)
     def wrapped(*args: Any, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> Any:
+        quiet = quiet or kwargs.get("as_json", False)
         level = (
             logging.DEBUG
             if debug
@@ -148,9 +153,9 @@ def output(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def silent(as_json: bool) -> bool:
-    """Whether people's text and bars are to be left out: --json, -q, or stderr is no terminal."""
-    return as_json or click.get_current_context().meta.get("quiet", False) or not sys.stderr.isatty()
+def quiet() -> bool:
+    """Whether people's text is to be left out: -q or --json."""
+    return click.get_current_context().meta.get("quiet", False)
 
 
 def parse_values(text: str) -> tuple[str, list[Any]]:
@@ -176,9 +181,13 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
         if len(parts) > 3:
             raise ValueError
         count = int(parts[2]) if len(parts) == 3 else None
+        if count is not None and not 2 <= count <= MOST_VALUES:
+            raise ValueError
         if name == "date":
             return name, _dates(parts[0], parts[1], count or 12)
         return name, _numbers(float(parts[0]), float(parts[1]), count or 6, ratio=name == "gsd")
+    except MetadataError:
+        raise
     except ValueError:
         raise ConfigError(
             f"sweep is {text!r}; {values!r} is no range and no list. Give A/B, A/B/N or A,B,C."
@@ -194,10 +203,6 @@ def _numbers(first: float, last: float, count: int, *, ratio: bool) -> list[floa
 
 def _dates(first: str, last: str, most: int) -> list[str]:
     """Dates from first to last in their own precision, thinned evenly to at most ``most``."""
-    import datetime
-
-    from diffusionsat.metadata import Metadata
-
     span, end = Metadata(date=first).interval(), Metadata(date=last).interval()
     if span is None or end is None or len(first) != len(last) or span[0] > end[0]:
         raise ValueError

@@ -69,14 +69,19 @@ def read_samples(path: Path, source: str) -> Iterator[Sample]:
     """
     try:
         import pyarrow.parquet as parquet
+        from pyarrow.lib import ArrowException
     except ImportError as error:
         raise MissingExtraError("Reading Parquet", "data") from error
     if not path.is_file():
         raise DatasetError(f"{path} is no file. Give the Parquet file of a data set's split.")
-    file = parquet.ParquetFile(path)
-    for batch in file.iter_batches(batch_size=256):
-        for row in batch.to_pylist():
-            yield from _frames(row, source) if "frames" in row else [_single(row, source)]
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                yield from _frames(row, source) if "frames" in row else [_single(row, source)]
+    except KeyError as error:
+        raise DatasetError(f"{path} lacks the column {error}; see the how-to page on training.") from None
+    except ArrowException as error:
+        raise DatasetError(f"{path} cannot be read as Parquet: {error}.") from None
 
 
 def _single(row: dict[str, Any], source: str) -> Sample:
@@ -110,4 +115,6 @@ def _frames(row: dict[str, Any], source: str) -> Iterator[Sample]:
 def _metadata(
     row: dict[str, Any], gsd: float | None, cloud_cover: float | None, date: str | None
 ) -> Metadata:
-    return Metadata(lon=row["lon"], lat=row["lat"], gsd=gsd, cloud_cover=cloud_cover, date=date or None)
+    numbers = {"lon": row["lon"], "lat": row["lat"], "gsd": gsd, "cloud_cover": cloud_cover}
+    known = {name: value for name, value in numbers.items() if value is not None and not math.isnan(value)}
+    return Metadata(**known, date=date or None)

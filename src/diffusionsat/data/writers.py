@@ -15,6 +15,8 @@ from typing import Any
 
 from diffusionsat.errors import MissingExtraError
 from diffusionsat.files import write_bytes
+from diffusionsat.geo.grids import Grid
+from diffusionsat.geo.images import world_file
 from diffusionsat.metadata import Metadata
 
 
@@ -27,8 +29,9 @@ class Item:
         label: Class, or empty.
         metadata: What the image shows.
         caption: Its prompt.
-        png: Bytes of the PNG.
-        tif: Bytes of the GeoTIFF, made when asked for.
+        png: Gives the bytes of the PNG.
+        tif: Gives the bytes of the GeoTIFF.
+        grid: Where the pixels lie; None if that is unknown.
         provenance: How it was made.
         size: Width and height in pixels.
     """
@@ -39,6 +42,7 @@ class Item:
     caption: str
     png: Callable[[], bytes]
     tif: Callable[[], bytes]
+    grid: Grid | None
     provenance: dict[str, Any]
     size: tuple[int, int]
 
@@ -50,6 +54,8 @@ class Item:
             "label": self.label or None,
             "caption": self.caption,
             **self.metadata.to_dict(),
+            "crs": self.grid and self.grid.crs.to_string(),
+            "transform": self.grid and list(self.grid.transform)[:6],
             "width": self.size[0],
             "height": self.size[1],
             "provenance": self.provenance,
@@ -57,8 +63,8 @@ class Item:
 
 
 def file_name(text: str) -> str:
-    """A text as part of a file name: letters, digits, dot, dash, underscore; never empty or hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".")[:100] or "_"
+    """A text as part of a file name: letters of any script, digits, dash and underscore; never empty."""
+    return re.sub(r"[^\w-]+", "_", text)[:60] or "_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +73,42 @@ class Form:
 
     Args:
         group: Images that are written together.
-        paths: Files of a group, relative to the folder, from its number and its (name, label) pairs; the
-            group is done when all of them exist.
-        write: Writes a group's items to these files.
+        path: File of a group, relative to the folder, from its number and its first image's name and label;
+            the group is done when the file exists.
+        write: Writes a group's items to that file.
+        check: Raises what `write` would raise for want of a package.
     """
 
     group: int
-    paths: Callable[[int, Sequence[tuple[str, str]]], list[str]]
-    write: Callable[[list[Path], Sequence[Item]], None]
+    path: Callable[[int, str, str], str]
+    write: Callable[[Path, Sequence[Item]], None]
+    check: Callable[[], None] = lambda: None
 
 
-def _each(suffix: str, folders: bool = False) -> Form:
-    def paths(_: int, names: Sequence[tuple[str, str]]) -> list[str]:
-        return [
-            f"{file_name(label or 'unlabelled') + '/' if folders else ''}{name}{suffix}"
-            for name, label in names
-        ]
-
-    def write(files: list[Path], items: Sequence[Item]) -> None:
-        for file, item in zip(files, items, strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, item.tif() if suffix == ".tif" else item.png(), overwrite=True)
-
-    return Form(1, paths, write)
+def _tif(file: Path, items: Sequence[Item]) -> None:
+    write_bytes(file, items[0].tif(), overwrite=True)
 
 
-def _parquet(files: list[Path], items: Sequence[Item]) -> None:
+def _png(file: Path, items: Sequence[Item]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    if items[0].grid is not None:
+        write_bytes(file.with_suffix(".pgw"), world_file(items[0].grid), overwrite=True)
+    write_bytes(file, items[0].png(), overwrite=True)
+
+
+def _check_pyarrow() -> None:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("Writing Parquet", "data") from error
+
+
+def _parquet(file: Path, items: Sequence[Item]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     schema = pa.schema(
-        [(name, pa.string()) for name in ("key", "label", "caption", "date", "provenance")]
+        [(name, pa.string()) for name in ("key", "label", "caption", "date", "crs", "provenance")]
         + [
             ("image", pa.binary()),
             ("width", pa.int32()),
@@ -107,7 +116,7 @@ def _parquet(files: list[Path], items: Sequence[Item]) -> None:
             ("bands", pa.list_(pa.string())),
         ]
         + [(name, pa.float64()) for name in ("lon", "lat", "gsd", "cloud_cover")]
-        + [("synthetic", pa.bool_())]
+        + [("transform", pa.list_(pa.float64())), ("synthetic", pa.bool_())]
     )
     rows = [
         item.record()
@@ -116,10 +125,10 @@ def _parquet(files: list[Path], items: Sequence[Item]) -> None:
     ]
     out = io.BytesIO()
     parquet.write_table(pa.Table.from_pylist(rows, schema), out, compression="zstd")
-    write_bytes(files[0], out.getvalue(), overwrite=True)
+    write_bytes(file, out.getvalue(), overwrite=True)
 
 
-def _webdataset(files: list[Path], items: Sequence[Item]) -> None:
+def _webdataset(file: Path, items: Sequence[Item]) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for item in items:
@@ -129,17 +138,16 @@ def _webdataset(files: list[Path], items: Sequence[Item]) -> None:
                 "json": json.dumps(item.record()).encode(),
             }
             for suffix, content in parts.items():
-                # In webdataset the part of a name before its first dot is the sample's key.
-                member = tarfile.TarInfo(f"{item.name.replace('.', '_')}.{suffix}")
+                member = tarfile.TarInfo(f"{item.name}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    write_bytes(files[0], out.getvalue(), overwrite=True)
+    write_bytes(file, out.getvalue(), overwrite=True)
 
 
 FORMS = {
-    "tif": _each(".tif"),
-    "png": _each(".png"),
-    "folder": _each(".png", folders=True),
-    "parquet": Form(256, lambda number, _: [f"part-{number:05d}.parquet"], _parquet),
-    "webdataset": Form(256, lambda number, _: [f"shard-{number:05d}.tar"], _webdataset),
+    "tif": Form(1, lambda _, name, __: f"{name}.tif", _tif),
+    "png": Form(1, lambda _, name, __: f"{name}.png", _png),
+    "folder": Form(1, lambda _, name, label: f"{file_name(label or 'unlabelled')}/{name}.png", _png),
+    "parquet": Form(256, lambda number, _, __: f"part-{number:05d}.parquet", _parquet, _check_pyarrow),
+    "webdataset": Form(256, lambda number, _, __: f"shard-{number:05d}.tar", _webdataset),
 }

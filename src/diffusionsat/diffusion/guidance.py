@@ -1,5 +1,6 @@
 """Guidance: how strongly text and metadata steer, each by itself."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ class Guidance:
         text: Strength of the prompt.
         metadata: Strength of the metadata; None is the text's.
         interval: Noise levels (lowest, highest) between which guidance acts; outside it is 1, which saves
-            evaluations. Source: Kynkäänniemi et al. 2024.
+            evaluations. None is everywhere. Source: Kynkäänniemi et al. 2024.
         rescale: From 0 to 1, how far the guided estimate is brought back to the spread of the unguided one.
             Source: Lin et al. 2023, equations 15 and 16.
 
@@ -28,7 +29,7 @@ class Guidance:
 
     text: float = 1.0
     metadata: float | None = None
-    interval: tuple[float, float] = (0.0, float("inf"))
+    interval: tuple[float, float] | None = None
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
@@ -37,8 +38,7 @@ class Guidance:
                 raise ConfigError(
                     f"guidance of the {name} is {value!r}. Give a number from 0 to 100; 1 is none."
                 )
-        low, high = self.interval
-        if not 0 <= low <= high:
+        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1] < math.inf:
             raise ConfigError(
                 f"guidance interval is {self.interval!r}. Give (lowest, highest) noise level, from 0."
             )
@@ -75,7 +75,7 @@ def guided(
     terms = guidance.terms()
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        low, high = guidance.interval
+        low, high = guidance.interval or (0.0, math.inf)
         if terms.keys() == {(True, True)} or not low <= sigma <= high:
             return conditioned(x, sigma, [(True, True)])[0]
         given = list(terms)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def flow_time(sigma: float) -> float:
     """Time t = sigma / (1 + sigma) of flow matching, 0 (clean) to 1 (noise)."""
-    return 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
+    return sigma / (1 + sigma)
 
 
 def flow(steps: int, shift: float = 1.0, start: float = 0.999) -> Tensor:

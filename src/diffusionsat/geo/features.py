@@ -75,7 +75,7 @@ def _feature(index: int, value: Any) -> Feature:
         return Feature(index=index, properties=properties)
     try:
         return Feature(index=index, place=centre(geometry), properties=properties)
-    except (RasterError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
+    except (RasterError, TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
         return Feature(
             index=index, properties=properties, error=f"has a geometry that cannot be read: {error}"
         )
@@ -98,6 +98,8 @@ def centre(geometry: Mapping[str, Any]) -> tuple[float, float]:
         raise RasterError("its coordinates are no degrees of longitude and latitude")
     lats = [lat for _, lat in points]
     lons = sorted({lon % 360 for lon, _ in points})
+    if len(lons) == 1 and len({lon for lon, _ in points}) == 2:  # -180 and 180: all around the Earth
+        return 0.0, (min(lats) + max(lats)) / 2
     gaps = [(following - lon) % 360 or 360 for lon, following in zip(lons, [*lons[1:], lons[0]], strict=True)]
     widest = max(range(len(gaps)), key=gaps.__getitem__)
     west, span = lons[(widest + 1) % len(lons)], 360 - gaps[widest]

@@ -1,17 +1,22 @@
 """Pixels as the bytes of a GeoTIFF or PNG, with tags that say what they are; and reading the tags back."""
 
+import contextlib
 import io
 import json
+import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusionsat.errors import RasterError
+from diffusionsat.files import check_writable, write_bytes
 from diffusionsat.geo.grids import Grid
 
 TAG = "DIFFUSIONSAT"  # provenance, as JSON
-_BLOCKS = (512, 256, 128, 64, 32, 16)
+_BLOCKS = (512, 256, 128)
 
 
 def geotiff(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> bytes:
@@ -28,8 +33,9 @@ def geotiff(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> byte
 
     height, width, bands = pixels.shape
     place = {} if grid is None else {"crs": grid.crs.to_wkt(), "transform": grid.transform}
-    # Blocks of half the image, at most, so that a small image has an overview too.
     block = next((b for b in _BLOCKS if 2 * b <= max(height, width)), _BLOCKS[-1])
+    # One overview at least, also where GDAL would make none.
+    overviews = max(1, math.ceil(math.log2(max(height, width) / block)))
     with _quiet(), MemoryFile() as plain, MemoryFile(ext=".tif") as cog:
         with plain.open(
             driver="GTiff", height=height, width=width, count=bands, dtype="uint8", **place
@@ -47,6 +53,7 @@ def geotiff(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> byte
                 compress="deflate",
                 predictor=2,
                 blocksize=block,
+                overview_count=overviews,
                 overview_resampling="average",
             )
         return cog.read()
@@ -62,9 +69,36 @@ def png(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> bytes:
         info.add_itxt(name, text)
     if grid is not None:
         info.add_itxt("CRS", grid.crs.to_wkt())
+        info.add_itxt("TRANSFORM", json.dumps(list(grid.transform)[:6]))
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", pnginfo=info)
     return out.getvalue()
+
+
+def save_png(
+    path: Path, pixels: np.ndarray, grid: Grid | None, tags: dict[str, str], *, overwrite: bool
+) -> None:
+    """Write a PNG and, if it has a place, its world file: both or none.
+
+    Raises:
+        RasterError: If either exists and may not be replaced, or cannot be written.
+    """
+    beside = path.with_suffix(".pgw")
+    check_writable(path, overwrite=overwrite)
+    if grid is not None:
+        write_bytes(beside, world_file(grid), overwrite=overwrite)
+    elif beside.exists() and not overwrite:
+        raise RasterError(
+            f"{beside} exists and would give {path} a place. Give another name, or --overwrite."
+        )
+    try:
+        write_bytes(path, png(pixels, grid, tags), overwrite=overwrite)
+    except BaseException:
+        if grid is not None:
+            beside.unlink(missing_ok=True)
+        raise
+    if grid is None:
+        beside.unlink(missing_ok=True)
 
 
 def world_file(grid: Grid) -> bytes:
@@ -100,19 +134,22 @@ def read_tags(path: Path) -> dict[str, Any] | None:
             raise RasterError(f"{path} cannot be read as a raster: {error}.") from None
     if TAG not in tags:
         return None
-    return {
-        "synthetic": tags.get("SYNTHETIC") == "YES",
-        "metadata": json.loads(tags.get("METADATA", "{}")),
-        **json.loads(tags[TAG]),
-    }
+    try:
+        known = {"synthetic": tags.get("SYNTHETIC") == "YES", **json.loads(tags[TAG])}
+        for name in ("METADATA", "SWEEP"):
+            if name in tags:
+                known[name.lower()] = json.loads(tags[name])
+    except (ValueError, TypeError) as error:
+        raise RasterError(f"{path} has damaged tags: {error}.") from None
+    return known
 
 
-def _quiet() -> Any:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """GDAL without `.aux.xml` files beside what it reads, and silence about images without a place."""
-    import warnings
-
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio.Env(GDAL_PAM_ENABLED=False)
+    with warnings.catch_warnings(), rasterio.Env(GDAL_PAM_ENABLED=False):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

@@ -89,8 +89,10 @@ def extended(numbers: Tensor, bandwidth: Bandwidth) -> dict[str, tuple[Tensor, T
     season = 2 * torch.pi * ((month - 1) * 30.4375 + day.nan_to_num(nan=15.7) - 0.5) / 365.25
     declination = -0.4091 * torch.cos(season + 0.1721)  # 23.44 degrees, lowest ten days before the new year
     log_gsd = gsd.log10()
+    # Longitude alone fades out towards a pole, where it means nothing; below 87 degrees it is whole.
+    fade = (20 * lat.cos()).nan_to_num(nan=1.0).clamp(0, 1)
     features = {
-        "lon": _waves(lon, bandwidth.angle),
+        "lon": _waves(lon, bandwidth.angle) * fade[:, None],
         "lat": _waves(lat, bandwidth.angle),
         "place": torch.cat([sphere, _waves(sphere, bandwidth.place)], dim=-1),
         "gsd": torch.cat([log_gsd[:, None] / 4, _waves(log_gsd * torch.pi / 4, bandwidth.gsd)], dim=-1),

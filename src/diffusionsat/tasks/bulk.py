@@ -1,7 +1,6 @@
 """Many images in one job: one a GeoJSON feature, written as a data set, taken up again where it stopped."""
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from diffusionsat.tasks.scene import Scene
 log = logging.getLogger(__name__)
 
 JOB = "diffusionsat-job.json"
+INDEX = "index.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,9 @@ def plan(
 ) -> tuple[list[Planned], list[tuple[int, str]]]:
     """The images of a job, and what is wrong with the features that give none.
 
-    A feature's properties go before the base's values. Under the base's seed every feature has its own index,
-    so that no two share their noise; a feature with a seed of its own has index 0.
+    A feature's properties go before the base's values; size, steps, solver, guidance and negative are the
+    base's. Under the base's seed every feature has its own index, so that no two share their noise; a feature
+    with a seed of its own has index 0.
 
     Args:
         sat: The model.
@@ -110,7 +111,7 @@ def run(
         planned: The images.
         folder: Where they go; made if absent.
         form: One of `FORMS`.
-        overwrite: Make everything anew, over what is there.
+        overwrite: Remove what the folder holds of this or another job, and begin anew.
         on_image: Called with the number of images done.
 
     Yields:
@@ -119,16 +120,19 @@ def run(
     Raises:
         RasterError: If the folder holds something else than this job, or cannot be written.
     """
-    _claim(folder, _fingerprint(sat, planned, form), overwrite)
-    writer, done = FORMS[form], 0
-    pending: dict[int, list[Item]] = {}
+    writer = FORMS[form]
+    writer.check()
     groups = [range(i, min(i + writer.group, len(planned))) for i in range(0, len(planned), writer.group)]
-    files = [
-        [folder / p for p in writer.paths(number, [(planned[i].name, planned[i].label) for i in group])]
-        for number, group in enumerate(groups)
+    names = [
+        writer.path(n, planned[group[0]].name, planned[group[0]].label) for n, group in enumerate(groups)
     ]
-    missing = {n for n in range(len(groups)) if overwrite or not all(file.exists() for file in files[n])}
-    for batch in _batches(planned):
+    _claim(folder, _fingerprint(sat, planned, form), names, overwrite)
+    files = [folder / name for name in names]
+    missing = {n for n, file in enumerate(files) if not file.exists()}
+    pending: dict[int, list[Item]] = {}
+    count = batch_size(planned[0].request) if planned else 1
+    for start in range(0, len(planned), count):
+        batch = range(start, min(start + count, len(planned)))
         if {i // writer.group for i in batch} & missing:
             images = [(planned[i].request, planned[i].index) for i in batch]
             for i, scene in zip(batch, make_batch(sat, images), strict=True):
@@ -137,29 +141,15 @@ def run(
             number = i // writer.group
             if i == groups[number][-1]:
                 if number in missing:
-                    writer.write(files[number], pending.pop(number))
-                yield from files[number]
-            done += 1
+                    writer.write(files[number], pending[number])
+                pending.pop(number, None)
+                yield files[number]
             if on_image:
-                on_image(done)
+                on_image(i + 1)
     if form == "folder":
-        index = [_summary(p, str(f[0].relative_to(folder))) for p, f in zip(planned, files, strict=True)]
-        write_bytes(folder / "index.json", (json.dumps(index, indent=1) + "\n").encode(), overwrite=True)
-        yield folder / "index.json"
-
-
-def _batches(planned: Sequence[Planned]) -> Iterator[list[int]]:
-    """Positions that are made together: neighbours of equal settings, as many as a batch holds."""
-
-    def settings(i: int) -> tuple:
-        r = planned[i].request
-        return r.size, r.steps, r.solver, r.guidance, r.negative
-
-    for _, same in itertools.groupby(range(len(planned)), settings):
-        group = list(same)
-        count = batch_size(planned[group[0]].request)
-        for start in range(0, len(group), count):
-            yield group[start : start + count]
+        index = [_summary(p, name) for p, name in zip(planned, names, strict=True)]
+        write_bytes(folder / INDEX, (json.dumps(index, indent=1) + "\n").encode(), overwrite=True)
+        yield folder / INDEX
 
 
 def _item(planned: Planned, scene: Scene) -> Item:
@@ -171,6 +161,7 @@ def _item(planned: Planned, scene: Scene) -> Item:
         png=scene.to_png,
         tif=scene.to_geotiff,
         provenance=scene.provenance,
+        grid=scene.grid,
         size=planned.request.size,
     )
 
@@ -187,27 +178,42 @@ def _summary(planned: Planned, file: str) -> dict:
 
 
 def _fingerprint(sat: DiffusionSat, planned: Sequence[Planned], form: str) -> str:
-    digest = hashlib.sha256(f"{sat.checkpoint} {sat.precision} {form}".encode())
+    digest = hashlib.sha256(f"{sat.checkpoint} {sat.precision} {sat.device.type} {form}".encode())
     for one in planned:
         digest.update(json.dumps(asdict(one), sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def _claim(folder: Path, fingerprint: str, overwrite: bool) -> None:
-    """Make the folder this job's, unless it is another's."""
+def _claim(folder: Path, fingerprint: str, names: Sequence[str], overwrite: bool) -> None:
+    """Make the folder this job's, unless it is another's; to overwrite, remove the old job's files first."""
     job = folder / JOB
     if folder.exists() and not folder.is_dir():
         raise RasterError(f"{folder} is a file. Give a folder for the images.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        held = json.loads(job.read_text()).get("fingerprint") if job.is_file() else None
-        if held != fingerprint:
-            raise RasterError(
-                f"{folder} holds other files or another job. Give another folder, the same features and "
-                "options to go on with that job, or --overwrite."
-            )
+    held = _held(job)
+    if held.get("fingerprint") == fingerprint and not overwrite:
         return
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise RasterError(
+            f"{folder} holds other files or another job. Give another folder, the same features and "
+            "options to go on with that job, or --overwrite."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        job.unlink(missing_ok=True)
+        for name in {*held.get("files", []), *names, INDEX}:
+            for file in (folder / name, (folder / name).with_suffix(".pgw")):
+                if file.resolve().is_relative_to(folder.resolve()) and not file.is_dir():
+                    file.unlink(missing_ok=True)
     except OSError as error:
-        raise RasterError(f"{folder} cannot be made: {error.strerror}.") from error
-    write_bytes(job, (json.dumps({"fingerprint": fingerprint}) + "\n").encode(), overwrite=True)
+        raise RasterError(f"{folder} cannot be prepared: {error.strerror}.") from error
+    content = json.dumps({"fingerprint": fingerprint, "files": list(names)})
+    write_bytes(job, (content + "\n").encode(), overwrite=True)
+
+
+def _held(job: Path) -> dict:
+    """The job whose files a folder holds; empty if none."""
+    try:
+        held = json.loads(job.read_text())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}

@@ -23,7 +23,7 @@ from diffusionsat.tasks.scene import Scene
 log = logging.getLogger(__name__)
 
 MOST_STEPS = 1000
-MOST_PIXELS = 4096 * 4096
+MOST_PIXELS = 2048 * 2048  # beyond this, attention over the whole image takes hours
 _BATCH_PIXELS = 4 * 256 * 256  # what one batch holds, whatever the number of images
 
 
@@ -125,9 +125,13 @@ def generate(sat: DiffusionSat, request: GenerateRequest, on_step: OnStep | None
     """
     resolved = request.resolved(sat)
     images = [(resolved, i) for i in range(resolved.n)]
-    count = batch_size(resolved)
-    batches = (images[start : start + count] for start in range(0, len(images), count))
-    return [scene for batch in batches for scene in make_batch(sat, batch, on_step)]
+    return [scene for batch in batches(images) for scene in make_batch(sat, batch, on_step)]
+
+
+def batches(images: Sequence[tuple[Resolved, int]]) -> list[Sequence[tuple[Resolved, int]]]:
+    """Images of one size cut into what is made at once, by position."""
+    count = batch_size(images[0][0])
+    return [images[start : start + count] for start in range(0, len(images), count)]
 
 
 def batch_size(request: Resolved) -> int:
@@ -170,7 +174,7 @@ def make_batch(
     latents = SOLVERS[first.solver](denoise, x, sigmas, on_step)
     pixels = sat.decode(latents)
     return [
-        Scene(pixels=p, grid=g, metadata=r.metadata, provenance=_provenance(sat, r, i))
+        Scene(pixels=p, grid=g, metadata=r.metadata, provenance=provenance(sat, r, i))
         for p, g, (r, i) in zip(pixels, grids, images, strict=True)
     ]
 
@@ -190,7 +194,8 @@ def grid_of(request: Resolved) -> Grid | None:
     return Grid.around(m.lon, m.lat, m.gsd, *request.size)
 
 
-def _provenance(sat: DiffusionSat, request: Resolved, index: int) -> dict[str, Any]:
+def provenance(sat: DiffusionSat, request: Resolved, index: int) -> dict[str, Any]:
+    """How an image is made, as JSON can hold it; all but ``created`` is the same each time."""
     return {
         "task": "generate",
         "model": f"{sat.config.name}@{sat.config.version}",
@@ -239,6 +244,10 @@ def _check_solver(name: str) -> str:
 def _check_text(name: str, text: str, sat: DiffusionSat, strict: bool) -> None:
     if not isinstance(text, str):
         raise ConfigError(f"{name} is {text!r}. Give text; it may be empty.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} is {text!r}, which is no valid Unicode. Give UTF-8 text.") from None
     lost = sat.prompter.lost(text)
     if lost is not None:
         most = sat.config.max_tokens

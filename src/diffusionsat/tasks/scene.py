@@ -1,6 +1,7 @@
 """`Scene`: what every job returns, and how it is written: GeoTIFF, PNG, STAC."""
 
 import base64
+import hashlib
 import html
 import json
 from dataclasses import dataclass, field
@@ -12,14 +13,14 @@ import numpy as np
 from diffusionsat.errors import RasterError
 from diffusionsat.files import write_bytes
 from diffusionsat.geo.grids import Grid
-from diffusionsat.geo.images import TAG, geotiff, png, world_file
+from diffusionsat.geo.images import TAG, geotiff, png, save_png
 from diffusionsat.geo.stac import item
 from diffusionsat.metadata import Metadata
 
 SYNTHETIC = "Synthetic image made by a generative model (diffusionsat); not a measurement of any place."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
     """A generated image with its place, its metadata and how it was made.
 
@@ -56,7 +57,7 @@ class Scene:
             "MODEL": self.provenance.get("model", ""),
             "MODEL_HASH": self.provenance.get("model_hash", ""),
             "METADATA": self.metadata.to_json(),
-            TAG: json.dumps(self.provenance),
+            TAG: json.dumps(self.provenance, allow_nan=False),
         }
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -78,12 +79,7 @@ class Scene:
         if path.suffix.lower() in (".tif", ".tiff"):
             write_bytes(path, self.to_geotiff(), overwrite=overwrite)
         elif path.suffix.lower() == ".png":
-            beside = path.with_suffix(".pgw")
-            write_bytes(path, self.to_png(), overwrite=overwrite)
-            if self.grid is not None:
-                write_bytes(beside, world_file(self.grid), overwrite=True)
-            else:
-                beside.unlink(missing_ok=True)  # one of a replaced image would lie
+            save_png(path, self.pixels, self.grid, self.tags(), overwrite=overwrite)
         else:
             raise RasterError(f"{path} has suffix {path.suffix!r}. Give .tif, .tiff or .png.")
         return path
@@ -106,9 +102,10 @@ class Scene:
 
     @property
     def identifier(self) -> str:
-        """A name that is the same for the same image: model, seed and index."""
-        p = self.provenance
-        return f"synthetic-{p.get('model', 'image')}-{p.get('seed', 0)}-{p.get('index', 0)}"
+        """A name that is the same for the same image, and another for another."""
+        made = {k: v for k, v in self.provenance.items() if k != "created"} | self.metadata.to_dict()
+        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+        return f"synthetic-{self.provenance.get('model', 'image')}-{digest[:16]}"
 
     def to_geotiff(self) -> bytes:
         """The bytes of a Cloud Optimized GeoTIFF with the tags."""

@@ -127,7 +127,7 @@ def train_autoencoder(
     recipe: Recipe,
     folder: Path,
     distance: torch.nn.Module | None = None,
-) -> None:
+) -> bool:
     """Train until the recipe's crops are seen, or until SIGTERM or Ctrl-C; then save and return.
 
     Args:
@@ -137,6 +137,9 @@ def train_autoencoder(
         recipe: How to train.
         folder: Where ``last.pt`` and ``log.jsonl`` lie; an existing ``last.pt`` is taken up.
         distance: Perceptual distance; None trains without.
+
+    Returns:
+        Whether all crops have been seen.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimiser, average, seen = make_optimiser(network, recipe), PowerAverage(network), 0
@@ -144,7 +147,7 @@ def train_autoencoder(
     if last.exists():
         state = torch.load(last, weights_only=True)
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimiser.resume(state["optimiser"])
         average.weights, seen = state["average"], state["seen"]
         log.info("taken up at %d crops", seen)
 
@@ -190,6 +193,7 @@ def train_autoencoder(
                 started, logged = time.monotonic(), seen
     save()
     network.load_state_dict(average.weights)
+    return seen >= recipe.images
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Flow matching of the compact denoiser on banks of latents.
 
-Everything is a function of the seed and of the images seen, so a stopped run goes on as if it had not been.
+Every batch is a function of the seed and of the images seen, so a stopped run goes on as if it had not been.
 """
 
 import json
@@ -30,7 +30,7 @@ class Recipe:
 
     Args:
         images: Images to see in all.
-        batch_size: Images a step.
+        batch_size: Images a step at 16x16 latents; larger ones come in smaller batches of equal area.
         weights: Share of each data set, by name.
         lr: Muon's learning rate.
         adam_lr: AdamW's learning rate.
@@ -39,7 +39,8 @@ class Recipe:
         no_text: Share of images whose caption is empty while metadata stays.
         no_metadata: Share of images whose metadata is all unknown while the caption stays.
         no_condition: Share of images with neither.
-        no_field: Chance of each group of metadata (place, gsd, cloud cover, date) to be unknown otherwise.
+        no_field: Chance of each group of metadata (place, gsd, cloud cover, date) to be unknown otherwise; of
+            the year alone half of it, of longitude, latitude and the day of the year alone a quarter.
         seed: Of order, noise and dropping.
         log_every: Images between two log lines and checkpoints.
     """
@@ -190,7 +191,7 @@ def train_denoiser(
     if last.exists():
         state = torch.load(last, weights_only=True)
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimiser.resume(state["optimiser"])
         average.weights, seen, step = state["average"], state["seen"], state["step"]
         log.info("taken up at %d images", seen)
 

@@ -57,6 +57,13 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             group["initial_lr"] = group["lr"]
 
+    def resume(self, state: dict) -> None:
+        """Take up a state, but keep the learning rates that this optimiser was made with."""
+        rates = [group["initial_lr"] for group in self.param_groups]
+        self.load_state_dict(state)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["initial_lr"] = rate
+
     def set_rate(self, factor: float) -> None:
         """Set every learning rate to a factor of its initial value."""
         for group in self.param_groups:

@@ -1,8 +1,8 @@
 """The compact variational autoencoder: RGB in [-1, 1] to latents at a quarter of the size, and back.
 
 It has no attention and its norms act on one pixel at a time, so every output pixel depends on a bounded
-neighbourhood only. A large image decoded in tiles with a halo of `HALO` latent pixels is therefore equal
-to the image decoded whole.
+neighbourhood only. A large image decoded in tiles with a border of `CompactAutoencoder.halo` latent pixels is
+therefore equal to the image decoded whole.
 """
 
 import torch
@@ -97,6 +97,15 @@ class CompactAutoencoder(nn.Module):
         # Statistics of the latents over the training images: the denoiser sees (mean - shift) / scale.
         self.register_buffer("latent_shift", torch.zeros(latent_channels))
         self.register_buffer("latent_scale", torch.ones(latent_channels))
+
+    @property
+    def halo(self) -> int:
+        """Latent pixels around a tile that its decoded pixels depend on."""
+        quarter, half = self.decoder[1], self.decoder[4]
+        assert isinstance(quarter, nn.Sequential)
+        assert isinstance(half, nn.Sequential)
+        # One pixel a convolution; those at half the image's size count half.
+        return 1 + 2 * len(quarter) + -(-(2 * len(half) + 1) // 2)
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the raw latents, (B, C, H/4, W/4), of an image (B, 3, H, W) in [-1, 1]."""

@@ -1,5 +1,7 @@
 """The compact model's text encoder: MiniLM (Wang et al. 2020), a small BERT (Devlin et al. 2019)."""
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -110,12 +112,7 @@ class Prompter:
         if len(encoding.ids) <= self.max_tokens:
             return None
         start, _ = encoding.offsets[self.max_tokens - 1]
-        head = (
-            prompt[:start].rsplit(maxsplit=1)
-            if start and not prompt[start - 1].isspace()
-            else [prompt[:start], ""]
-        )
-        return (head[-1] if len(head) > 1 else head[0]) + prompt[start:].split(maxsplit=1)[0]
+        return next(word.group() for word in re.finditer(r"\S+", prompt) if word.end() > start)
 
     @torch.inference_mode()
     def __call__(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
