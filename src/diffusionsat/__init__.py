@@ -26,7 +26,7 @@ _HOMES = {
     "Scene": "tasks.scene",
     "StepInfo": "diffusion.solvers",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,7 @@
 """Training of the compact autoencoder on crops of real images."""
 
-import json
-import logging
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
-from diffusionsat.training.ema import PowerAverage
-from diffusionsat.training.interruption import Interruption
+from diffusionsat.training.loop import train, trapezoid
 from diffusionsat.training.muon import Muon
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +50,6 @@ class Recipe:
     equivariance: float = 0.3
     seed: int = 0
     log_every: int = 4000
-
-    def rate(self, seen: int) -> float:
-        """Factor of the learning rates when ``seen`` crops have been seen."""
-        rise = min(1.0, (seen + self.batch_size) / self.warm_up)
-        return rise * max(0.01, min(1.0, (self.images - seen) / self.decay))
 
 
 def crops(images: Mapping[str, Sequence[np.ndarray]], recipe: Recipe, seen: int) -> Tensor:
@@ -141,59 +130,28 @@ def train_autoencoder(
     Returns:
         Whether all crops have been seen.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    optimiser, average, seen = make_optimiser(network, recipe), PowerAverage(network), 0
-    last = folder / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.resume(state["optimiser"])
-        average.weights, seen = state["average"], state["seen"]
-        log.info("taken up at %d crops", seen)
+    with ThreadPoolExecutor(1) as pool:
+        ahead: dict[int, Future[Tensor]] = {}
 
-    def save() -> None:
-        state = {
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.weights,
-            "seen": seen,
-        }
-        torch.save(state, last.with_suffix(".part"))
-        last.with_suffix(".part").replace(last)
+        def batch_loss(seen: int) -> tuple[Tensor, int]:
+            now = ahead.pop(seen, None) or pool.submit(crops, images, recipe, seen)
+            following = seen + recipe.batch_size
+            ahead[following] = pool.submit(crops, images, recipe, following)
+            batch = now.result().contiguous(memory_format=torch.channels_last)
+            return loss(network, batch, recipe, seen, distance), recipe.batch_size
 
-    started, logged = time.monotonic(), seen
-    with Interruption() as interruption, ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(crops, images, recipe, seen)
-        while seen < recipe.images and not interruption:
-            batch = ahead.result().contiguous(memory_format=torch.channels_last)
-            ahead = pool.submit(crops, images, recipe, seen + recipe.batch_size)
-            optimiser.set_rate(recipe.rate(seen))
-            total = loss(network, batch, recipe, seen, distance)
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            optimiser.step()
-            seen += recipe.batch_size
-            average.update(network, seen // recipe.batch_size)
-            if seen - logged >= recipe.log_every:
-                rate = (seen - logged) / (time.monotonic() - started)
-                with average.applied_to(network):
-                    psnr = {
-                        name: round(reconstruction_psnr(network, batch), 2) for name, batch in test.items()
-                    }
-                line = {
-                    "seen": seen,
-                    "loss": round(total.item(), 4),
-                    "psnr": psnr,
-                    "images_per_s": round(rate, 1),
-                }
-                with (folder / "log.jsonl").open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                log.info("%s", line)
-                save()
-                started, logged = time.monotonic(), seen
-    save()
+        average, finished = train(
+            network,
+            make_optimiser(network, recipe),
+            folder,
+            images=recipe.images,
+            log_every=recipe.log_every,
+            rate=lambda seen: trapezoid(seen, recipe.images, recipe.warm_up, recipe.decay, floor=0.01),
+            loss=batch_loss,
+            figures=lambda: {"psnr": {n: round(reconstruction_psnr(network, t), 2) for n, t in test.items()}},
+        )
     network.load_state_dict(average.weights)
-    return seen >= recipe.images
+    return finished
 
 
 @torch.no_grad()

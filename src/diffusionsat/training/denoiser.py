@@ -3,11 +3,8 @@
 Every batch is a function of the seed and of the images seen, so a stopped run goes on as if it had not been.
 """
 
-import json
-import logging
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffusionsat.training.ema import PowerAverage
-from diffusionsat.training.interruption import Interruption
 from diffusionsat.training.latents import Bank
+from diffusionsat.training.loop import train, trapezoid
 from diffusionsat.training.muon import Muon
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +52,6 @@ class Recipe:
     no_field: float = 0.1
     seed: int = 0
     log_every: int = 8000
-
-    def rate(self, seen: int) -> float:
-        """Factor of the learning rates when ``seen`` images have been seen."""
-        rise = min(1.0, (seen + self.batch_size) / self.warm_up)
-        fall = min(1.0, (self.images - seen) / self.decay)
-        return rise * fall
 
 
 class Reader:
@@ -167,13 +155,8 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> Muon:
 
 
 def train_denoiser(
-    network: nn.Module,
-    reader: Reader,
-    validation: tuple[Tensor, ...],
-    recipe: Recipe,
-    folder: Path,
-    on_log: Callable[[nn.Module, int], None] | None = None,
-) -> None:
+    network: nn.Module, reader: Reader, validation: tuple[Tensor, ...], recipe: Recipe, folder: Path
+) -> bool:
     """Train until the recipe's images are seen, or until SIGTERM or Ctrl-C; then save and return.
 
     Args:
@@ -182,66 +165,31 @@ def train_denoiser(
         validation: One batch that is never trained on.
         recipe: How to train.
         folder: Where ``last.pt`` and ``log.jsonl`` lie; an existing ``last.pt`` is taken up.
-        on_log: Called with the averaged network and the images seen, for sample sheets.
+
+    Returns:
+        Whether all images have been seen.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    optimiser, average = make_optimiser(network, recipe), PowerAverage(network)
-    seen, step = 0, 0
-    last = folder / "last.pt"
-    if last.exists():
-        state = torch.load(last, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.resume(state["optimiser"])
-        average.weights, seen, step = state["average"], state["seen"], state["step"]
-        log.info("taken up at %d images", seen)
 
-    def save() -> None:
-        state = {
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.weights,
-            "seen": seen,
-            "step": step,
-        }
-        partial = last.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(last)
+    def batch_loss(seen: int) -> tuple[Tensor, int]:
+        batch = reader.batch(seen)
+        generator = torch.Generator().manual_seed(recipe.seed << 32 | seen)
+        return flow_loss(network, batch, generator), len(batch[0])
 
-    losses, started, logged = [], time.monotonic(), seen
-    with Interruption() as interruption:
-        while seen < recipe.images and not interruption:
-            batch = reader.batch(seen)
-            optimiser.set_rate(recipe.rate(seen))
-            loss = flow_loss(network, batch, torch.Generator().manual_seed(recipe.seed << 32 | seen))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            seen, step = seen + len(batch[0]), step + 1
-            average.update(network, step)
-            losses.append(loss.item())
-            if seen - logged >= recipe.log_every:
-                line = {
-                    "seen": seen,
-                    "loss": round(float(np.mean(losses)), 5),
-                    "validation": round(_validate(network, average, validation), 5),
-                    "images_per_s": round((seen - logged) / (time.monotonic() - started), 1),
-                }
-                with (folder / "log.jsonl").open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                log.info("%s", line)
-                save()
-                if on_log:
-                    with average.applied_to(network):
-                        on_log(network, seen)
-                losses, started, logged = [], time.monotonic(), seen
-    save()
+    _, finished = train(
+        network,
+        make_optimiser(network, recipe),
+        folder,
+        images=recipe.images,
+        log_every=recipe.log_every,
+        rate=lambda seen: trapezoid(seen, recipe.images, recipe.warm_up, recipe.decay),
+        loss=batch_loss,
+        figures=lambda: {"validation": round(_validation_loss(network, validation), 5)},
+    )
+    return finished
 
 
 @torch.no_grad()
-def _validate(network: nn.Module, average: PowerAverage, batch: tuple[Tensor, ...]) -> float:
-    with average.applied_to(network):
-        chunks = zip(*(tensor.split(128) for tensor in batch), strict=True)
-        losses = [
-            flow_loss(network, c, torch.Generator().manual_seed(i)).item() for i, c in enumerate(chunks)
-        ]
+def _validation_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> float:
+    chunks = zip(*(tensor.split(128) for tensor in batch), strict=True)
+    losses = [flow_loss(network, c, torch.Generator().manual_seed(i)).item() for i, c in enumerate(chunks)]
     return float(np.mean(losses))
