@@ -33,8 +33,8 @@ class Sweep:
     def sheet(self, columns: int = 6) -> np.ndarray:
         """The images side by side, each with its value under it, uint8 (H, W, 3)."""
         made = self.scenes[0].provenance
-        title = f"SYNTHETIC  {made['prompt'] or '(no prompt)'}  seed {made['seed']}"
-        labels = [f"{self.field} {v if isinstance(v, str) else format(v, 'g')}" for v in self.values]
+        title = f"SYNTHETIC  {self.field} of: {made['prompt'] or '(no prompt)'}, seed {made['seed']}"
+        labels = [v if isinstance(v, str) else format(v, ".4g") for v in self.values]
         images = [scene.pixels for scene in self.scenes]
         return contact_sheet(images, labels, columns=min(columns, len(images)), title=title)
 
