@@ -110,7 +110,13 @@ def encode_texts(prompter: Prompter, texts: tuple[str, ...]) -> tuple[torch.Tens
 
 
 def autoencoder(args: argparse.Namespace) -> None:
-    recipe = autoencoders.Recipe(images=args.images, weights=WEIGHTS, decay=args.decay)
+    recipe = autoencoders.Recipe(
+        images=args.images,
+        weights=WEIGHTS,
+        decay=args.decay,
+        equivariance=args.equivariance,
+        reduced=args.reduced,
+    )
     images = {name: images_of(args.data / name / "train.parquet", name, recipe.size) for name in WEIGHTS}
     test = {
         name: torch.stack(
@@ -223,6 +229,8 @@ def main() -> None:
     stage.add_argument("--data", type=Path, required=True)
     stage.add_argument("--images", type=int, required=True)
     stage.add_argument("--decay", type=int, default=40_000)
+    stage.add_argument("--equivariance", type=float, default=0.3, help="share of steps with turned latents")
+    stage.add_argument("--reduced", type=float, default=0.12, help="share of steps with reduced latents")
     stage.add_argument("--output", type=Path, required=True)
     stage = stages.add_parser("bank")
     stage.set_defaults(run=bank)

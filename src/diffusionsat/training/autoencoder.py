@@ -31,8 +31,9 @@ class Recipe:
         decay: Crops at the end over which they fall to a hundredth.
         kl: Weight of the divergence from a standard normal.
         perceptual: Weight of the perceptual distance.
-        equivariance: Share of steps whose latents are turned, mirrored or reduced before they are decoded,
-            with the image as target turned likewise (EQ-VAE: Kouzelis et al. 2025); it smooths the latents.
+        equivariance: Share of steps whose latents are turned or mirrored before they are decoded, with the
+            image as target turned likewise (EQ-VAE: Kouzelis et al. 2025); it smooths the latents.
+        reduced: Share of steps whose latents are moreover reduced to half or a quarter of their size.
         seed: Of crops, noise and turns.
         log_every: Crops between two log lines and checkpoints.
     """
@@ -48,6 +49,7 @@ class Recipe:
     kl: float = 1e-5
     perceptual: float = 0.05
     equivariance: float = 0.3
+    reduced: float = 0.12
     seed: int = 0
     log_every: int = 4000
 
@@ -99,8 +101,9 @@ def loss(
             latents, target = (torch.rot90(x, quarter_turns, (2, 3)) for x in (latents, target))
             if mirrored:
                 latents, target = latents.flip(3), target.flip(3)
-            if turn < 0.4 * recipe.equivariance:
-                latents, target = F.avg_pool2d(latents, 2), F.avg_pool2d(target, 2)
+            if turn < recipe.reduced:
+                factor = 2 if rng.random() < 0.7 else 4
+                latents, target = F.avg_pool2d(latents, factor), F.avg_pool2d(target, factor)
         decoded = network.decode_raw(latents.contiguous(memory_format=torch.channels_last)).float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         total = (decoded - target).abs().mean() + recipe.kl * divergence
