@@ -29,3 +29,12 @@ def sat(tiny: Path) -> "DiffusionSat":
     from diffusionsat import DiffusionSat
 
     return DiffusionSat.from_pretrained(tiny, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature of a released single-image checkpoint; not to be changed."""
+    pytest.importorskip("diffusers", reason="the extra [published] is not installed")
+    from diffusionsat.testing.published import tiny_published
+
+    return tiny_published(tmp_path_factory.mktemp("published")) / "single"

@@ -22,6 +22,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ONE_ROOM = {"model", "tasks"}  # the object and its jobs
 NO_TORCH = {"metadata", "errors", "config", "noise_keys", "files", "execution", "geo", "data"}
+TORCH_AFTER_ALL = ROOT / "data/published"  # whose functions give tensors, as published
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
@@ -51,7 +52,8 @@ def test_imports_go_down(path):
     here = room(path)
     for name in imports(path):
         if name == "torch" or name.startswith("torch."):
-            assert here not in NO_TORCH, f"{path} may not import torch"
+            free = here not in NO_TORCH or TORCH_AFTER_ALL in path.parents
+            assert free, f"{path} may not import torch"
         if not name.startswith("diffusionsat."):
             continue
         there = name.split(".")[1]
@@ -62,7 +64,10 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_global_random_numbers(path):
     text = path.read_text()
-    allowed = {ROOT / "testing/checkpoint.py"}  # initial weights, under fork_rng
+    allowed = {
+        ROOT / "testing/checkpoint.py",  # initial weights, under fork_rng
+        ROOT / "data/published/draws.py",  # old scripts seed the module-level generator
+    }
     if path not in allowed:
         assert "torch.manual_seed" not in text
         assert "np.random.seed" not in text

@@ -1,26 +1,21 @@
 """`DiffusionSat`: the networks of a checkpoint, ready for every job."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusionsat.checkpoints.layout import Config, content_hash, read_config
+from diffusionsat.checkpoints.opening import Opened, open_checkpoint
 from diffusionsat.checkpoints.shipped import find
-from diffusionsat.checkpoints.tensors import load_strictly
-from diffusionsat.diffusion.denoisers import PREDICTIONS, Denoiser, denoiser
+from diffusionsat.diffusion.denoisers import Denoiser, denoiser
 from diffusionsat.diffusion.guidance import Guidance, guided
-from diffusionsat.diffusion.schedules import flow_time
-from diffusionsat.diffusion.solvers import SOLVERS, OnStep
-from diffusionsat.errors import CheckpointError, ConfigError
+from diffusionsat.diffusion.solvers import OnStep
+from diffusionsat.errors import ConfigError
 from diffusionsat.metadata import Metadata
-from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
-from diffusionsat.models.compact.denoiser import CompactDenoiser
-from diffusionsat.models.compact.text import Prompter, TextEncoder
-from diffusionsat.models.encodings import Bandwidth, numbers
+from diffusionsat.models.encodings import numbers
 
 if TYPE_CHECKING:
     from diffusionsat.tasks.scene import Scene
@@ -46,87 +41,50 @@ class DiffusionSat:
     Made by `from_pretrained`; the jobs are its methods.
 
     Args:
-        config: The checkpoint's configuration.
-        network: Denoising network.
-        autoencoder: Images to latents and back.
-        prompter: Words to token states.
-        checkpoint: Hash of the checkpoint, 64 hexadecimal digits.
-        device: Where the networks are.
+        opened: The checkpoint.
+        device: Where the networks are to be.
         precision: ``"fp32"`` or ``"bf16"``.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        network: CompactDenoiser,
-        autoencoder: CompactAutoencoder,
-        prompter: Prompter,
-        *,
-        checkpoint: str,
-        device: torch.device,
-        precision: str,
-    ) -> None:
-        self.config, self.checkpoint, self.device, self.precision = config, checkpoint, device, precision
-        dtype = PRECISIONS[precision]
-        self.network = _channels_last(network.to(device)).eval()
-        for name, part in self.network.named_children():
-            part.to(torch.float32 if name == "embed" else dtype)  # metadata stays exact until it is embedded
-        self.autoencoder = _channels_last(autoencoder.to(device, dtype)).eval()
-        self.prompter = prompter
-        self.prompter.encoder.to(device, torch.float32).eval()
+    def __init__(self, opened: Opened, *, device: torch.device, precision: str) -> None:
+        self.config, self.networks, self.schedule = opened.config, opened.networks, opened.schedule
+        self.checkpoint, self.device, self.precision = opened.digest, device, precision
+        self.networks.to(device, PRECISIONS[precision])
 
     @classmethod
     def from_pretrained(
         cls, path_or_name: str | Path = "compact", *, device: str = "auto", precision: str = "auto"
     ) -> Self:
-        """Load a checkpoint.
+        """Load a checkpoint: one of ours, or a released one of the published model.
 
         Args:
-            path_or_name: A folder, or a name that `diffusionsat models` shows.
+            path_or_name: A folder; a zip of a release; or a name that `diffusionsat models` shows.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
             precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the device is fast at it.
 
         Raises:
             CheckpointError: If it is absent, damaged, foreign, mismatched or unsafe.
             ConfigError: If the device or precision is unknown or not there.
+            MissingExtraError: If it is a published one and the extra ``[published]`` is not installed.
         """
-        folder = find(path_or_name)
-        config = read_config(folder)
         where = _device(device)
-        # Initial weights are drawn in vain, but the meta device would import for over a second.
-        with torch.random.fork_rng(devices=[]):
-            network = _build(CompactDenoiser, config.denoiser, folder)
-            autoencoder = _build(CompactAutoencoder, config.autoencoder, folder)
-            encoder = _build(TextEncoder, config.text_encoder, folder)
-        load_strictly(network, folder / "denoiser.safetensors")
-        load_strictly(autoencoder, folder / "autoencoder.safetensors")
-        load_strictly(encoder, folder / "text_encoder.safetensors")
-        prompter = _prompter(folder, encoder, config.max_tokens)
-        _check_fit(folder / "config.json", config, network, autoencoder, prompter)
-        return cls(
-            config,
-            network,
-            autoencoder,
-            prompter,
-            checkpoint=content_hash(folder),
-            device=where,
-            precision=_precision(precision, where),
-        )
+        precision = _precision(precision, where)
+        return cls(open_checkpoint(find(path_or_name)), device=where, precision=precision)
 
     @property
     def multiple(self) -> int:
         """Width and height of an image are multiples of this, in pixels."""
-        return FACTOR * self.network.factor
+        return self.networks.multiple
 
     @property
     def factor(self) -> int:
         """Pixels of the image per pixel of the latents."""
-        return FACTOR
+        return self.networks.factor
 
     @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
-        return self.network.conv_in.in_channels
+        return self.networks.latent_channels
 
     def conditioned(
         self, prompts: Sequence[str], metadata: Sequence[Metadata], negative: str, guidance: Guidance
@@ -139,45 +97,36 @@ class DiffusionSat:
             negative: What the estimate without text is given instead of nothing.
             guidance: Strengths.
         """
-        states, mask = self.prompter([*prompts, negative])
+        text = self.networks.text([*prompts, negative])
         known = numbers(metadata).to(self.device)
         unknown = torch.full_like(known, torch.nan)
         count = len(prompts)
-
-        def conditions(given: tuple[bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
-            text, meta = given
-            rows = slice(0, count) if text else torch.full((count,), count)
-            return states[rows], mask[rows], known if meta else unknown
+        with_text, without = torch.arange(count), torch.full((count,), count)
 
         def estimates(x: Tensor, sigma: float, given: list[tuple[bool, bool]]) -> list[Tensor]:
-            parts = zip(*(conditions(g) for g in given), strict=True)
-            text, text_mask, meta = (torch.cat(part) for part in parts)
+            rows = torch.cat([with_text if text_given else without for text_given, _ in given])
+            words = tuple(part[rows] for part in text)
+            meta = torch.cat([known if meta_given else unknown for _, meta_given in given])
 
             def network(latents: Tensor, time: Tensor) -> Tensor:
-                latents = latents.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
-                return self.network(latents, time, text, text_mask, meta)
+                return self.networks.predict(latents, time, words, meta)
 
-            together = denoiser(network, self.config.prediction, flow_time)
+            together = denoiser(network, self.config.prediction, self.schedule.time)
             return list(together(x.repeat(len(given), 1, 1, 1), sigma).chunk(len(given)))
 
         return guided(estimates, guidance)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Pixels, uint8 (B, H, W, 3), of latents (B, C, H/4, W/4)."""
-        image = self.autoencoder.decode(
-            latents.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
-        )
-        pixels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        """Pixels, uint8 (B, H, W, 3), of latents (B, C, h, w)."""
+        pixels = ((self.networks.decode(latents) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray) -> Tensor:
-        """Latents, float32 (B, C, H/4, W/4), of pixels, uint8 (B, H, W, 3)."""
+        """Latents, float32 (B, C, h, w), of pixels, uint8 (B, H, W, 3)."""
         image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.autoencoder.encode(
-            image.to(PRECISIONS[self.precision], memory_format=torch.channels_last)
-        ).float()
+        return self.networks.encode(image)
 
     @overload
     def generate(
@@ -234,61 +183,6 @@ class DiffusionSat:
         request = GenerateRequest(prompt=prompt, metadata=metadata or Metadata(), n=n, **options)
         scenes = generate(self, request, on_step)
         return scenes[0] if n == 1 else scenes
-
-
-_Network = TypeVar("_Network", bound=torch.nn.Module)
-
-
-def _channels_last(network: _Network) -> _Network:
-    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue], torch's stub lacks it
-
-
-def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any:
-    try:
-        sizes = dict(sizes)
-        if "bandwidth" in sizes:
-            sizes["bandwidth"] = Bandwidth(**sizes["bandwidth"])
-        return kind(**sizes)
-    except Exception as error:  # sizes come from a file and can be wrong in any way
-        raise CheckpointError(
-            f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {error}."
-        ) from None
-
-
-def _check_fit(
-    file: Path, config: Config, network: CompactDenoiser, autoencoder: CompactAutoencoder, prompter: Prompter
-) -> None:
-    """Refuse parts that load but do not fit together, and defaults that cannot be."""
-    text, defaults = prompter.encoder, config.defaults
-    multiple = FACTOR * network.factor
-    problems = {
-        "prediction": config.prediction not in PREDICTIONS,
-        "max_tokens": not 3 <= config.max_tokens <= text.positions.num_embeddings,
-        "denoiser.text_width": network.embed.text.in_features != text.tokens.embedding_dim,
-        "denoiser.latent_channels": network.conv_in.in_channels != len(autoencoder.latent_scale),
-        "text_encoder.vocabulary": prompter.tokenizer.get_vocab_size() > text.tokens.num_embeddings,
-        "defaults.size": any(side < 1 or side % multiple for side in defaults.size),
-        "defaults.solver": defaults.solver not in SOLVERS,
-        "defaults.steps": defaults.steps < 1,
-        "defaults.guidance": not 0 <= defaults.guidance <= 100,
-        "defaults.gsd": not 1e-3 <= defaults.gsd <= 1e6,
-        "defaults.shift": not 0 < defaults.shift < 1e6,
-    }
-    for key, wrong in problems.items():
-        if wrong:
-            raise CheckpointError(f"{file}: {key} does not fit the other parts of the checkpoint.")
-
-
-def _prompter(folder: Path, encoder: TextEncoder, max_tokens: int) -> Prompter:
-    file = folder / "tokenizer.json"
-    try:
-        return Prompter(file.read_text(encoding="utf-8"), encoder, max_tokens)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{file} is missing. The checkpoint is incomplete: copy or make it again."
-        ) from None
-    except Exception as error:  # tokenizers raises bare exceptions
-        raise CheckpointError(f"{file} is no tokenizer: {error}.") from None
 
 
 def _device(name: str) -> torch.device:

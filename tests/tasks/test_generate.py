@@ -107,9 +107,9 @@ def test_a_long_prompt_is_cut_with_a_warning(sat, caplog):
 
 
 def test_the_first_lost_word_is_named(sat):
-    assert sat.prompter.lost("a " * 14) is None
-    assert sat.prompter.lost("a " * 14 + "river field") == "river"
-    assert sat.prompter.lost("") is None
+    assert sat.networks.lost("a " * 14) is None
+    assert sat.networks.lost("a " * 14 + "river field") == "river"
+    assert sat.networks.lost("") is None
 
 
 def test_batches_hold_a_fixed_number_of_pixels(sat):
@@ -121,8 +121,8 @@ def test_batches_hold_a_fixed_number_of_pixels(sat):
 
 def test_known_answer(sat):
     assert selftest(sat)["ok"]
-    sat.network.conv_out.bias.data += 0.5
+    sat.networks.denoiser.conv_out.bias.data += 0.5
     try:
         assert not selftest(sat)["ok"]
     finally:
-        sat.network.conv_out.bias.data -= 0.5
+        sat.networks.denoiser.conv_out.bias.data -= 0.5

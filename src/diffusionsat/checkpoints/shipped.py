@@ -51,4 +51,5 @@ def find(name_or_path: str | Path) -> Path:
 def cached() -> list[Path]:
     """Folders of the checkpoints in the cache."""
     folder = cache_folder()
-    return sorted(p for p in folder.iterdir() if (p / "config.json").is_file()) if folder.is_dir() else []
+    kinds = ("config.json", "model_index.json")
+    return sorted({p.parent for kind in kinds for p in folder.glob(f"*/{kind}")})

@@ -64,27 +64,31 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], storage: str) -> None:
         save_file({name: tensor.contiguous() for name, tensor in stored.items()}, partial)
 
 
-def load_strictly(network: nn.Module, path: Path) -> None:
-    """Load a file into a network whose names and shapes must be the same.
+def load_strictly(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Load weights into a network whose names and shapes must be the same.
+
+    Args:
+        network: Takes the tensors themselves, in the precision that they are in.
+        tensors: By name.
+        source: Where they are from, for messages.
 
     Raises:
-        CheckpointError: As `read_tensors`, or if a key is missing, foreign or of another shape.
+        CheckpointError: If a key is missing, foreign, of another shape, or holds values that are not finite.
     """
-    tensors = read_tensors(path)
     wanted = network.state_dict()
     for name, tensor in wanted.items():
         if name not in tensors:
-            raise CheckpointError(f"{path}: {name} is missing; the file belongs to another kind of model.")
+            raise CheckpointError(f"{source}: {name} is missing; the file belongs to another kind of model.")
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}; "
+                f"{source}: {name} has shape {tuple(tensors[name].shape)}; "
                 f"the configuration says {tuple(tensor.shape)}."
             )
         if tensors[name].is_floating_point() != tensor.is_floating_point():
-            raise CheckpointError(f"{path}: {name} is of type {tensors[name].dtype}, not {tensor.dtype}.")
+            raise CheckpointError(f"{source}: {name} is of type {tensors[name].dtype}, not {tensor.dtype}.")
         if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
-            raise CheckpointError(f"{path}: {name} has values that are not finite.")
+            raise CheckpointError(f"{source}: {name} has values that are not finite.")
     foreign = next((name for name in tensors if name not in wanted), None)
     if foreign:
-        raise CheckpointError(f"{path}: {foreign} belongs to no part of this model.")
+        raise CheckpointError(f"{source}: {foreign} belongs to no part of this model.")
     network.load_state_dict(tensors, assign=True)

@@ -42,9 +42,12 @@ def checkpoint(name_or_path: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from diffusionsat.checkpoints.layout import content_hash, read_config
+    from diffusionsat.checkpoints.released import is_released
     from diffusionsat.checkpoints.shipped import find
 
     folder = find(name_or_path)
+    if is_released(folder):
+        return release(folder)
     config = asdict(read_config(folder))
     size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
     return {
@@ -54,3 +57,25 @@ def checkpoint(name_or_path: str) -> dict[str, Any]:
         "sha256": content_hash(folder),
         **config,
     }
+
+
+def release(path: Path) -> dict[str, Any]:
+    """What lies in a released checkpoint: the parts that are taken, with their configurations and sizes."""
+    from diffusionsat.checkpoints.archives import entries
+    from diffusionsat.checkpoints.released import locate, read_json
+
+    if path.is_file():
+        return {"path": str(path), "kind": "archive", "holds": [entry.name for entry in entries(path)]}
+    found = locate(path)
+    parts: dict[str, Any] = {}
+    for name, folder in (
+        ("unet", found.unet),
+        ("controlnet", found.controlnet),
+        *((name, found.root / name) for name in ("vae", "text_encoder")),
+    ):
+        if folder is not None and folder.is_dir():
+            size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+            parts[name] = {"path": str(folder), "bytes": size, "config": read_json(folder / "config.json")}
+    for name in ("tokenizer", "scheduler"):
+        parts[name] = str(found.root / name) if (found.root / name).is_dir() else None
+    return {"path": str(path), "kind": "published", **parts}

@@ -21,6 +21,7 @@ Examples:
 def command(clean: str | None) -> None:
     """List the models that are shipped or in the cache, one line of JSON each."""
     from diffusionsat.checkpoints.layout import read_config
+    from diffusionsat.checkpoints.released import is_released
     from diffusionsat.checkpoints.shipped import SHIPPED, cached, find
 
     if clean:
@@ -34,11 +35,14 @@ def command(clean: str | None) -> None:
         return
     for where, folders in (("shipped", [find(name) for name in SHIPPED]), ("cache", cached())):
         for folder in folders:
-            size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+            size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
             line = {"name": folder.name, "where": where, "path": str(folder), "bytes": size}
             try:
-                config = read_config(folder)
-                line |= {"version": config.version, "licence": config.licence}
+                if is_released(folder):
+                    line |= {"kind": "published"}
+                else:
+                    config = read_config(folder)
+                    line |= {"kind": "compact", "version": config.version, "licence": config.licence}
             except CheckpointError as error:
                 line["error"] = str(error)
             click.echo(json.dumps(line))

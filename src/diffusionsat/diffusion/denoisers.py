@@ -35,6 +35,11 @@ def x0_of_flow(x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
     return (x - sigma * prediction) / (1 + sigma)
 
 
+def input_scale(prediction: str, sigma: float) -> float:
+    """What x0 + sigma * noise is divided by to become what the network sees."""
+    return 1 + sigma if prediction == "flow" else (1 + sigma**2) ** 0.5
+
+
 PREDICTIONS = {"epsilon": x0_of_epsilon, "v": x0_of_v, "x0": x0_of_x0, "flow": x0_of_flow}
 
 
@@ -54,8 +59,7 @@ def denoiser(network: Network, prediction: str, time: Callable[[float], float]) 
     x0 = PREDICTIONS[prediction]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        scale = 1 + sigma if prediction == "flow" else (1 + sigma**2) ** 0.5
         t = torch.full((len(x),), time(sigma), device=x.device)
-        return x0(x, network(x / scale, t).to(x.dtype), sigma)
+        return x0(x, network(x / input_scale(prediction, sigma), t).to(x.dtype), sigma)
 
     return denoise

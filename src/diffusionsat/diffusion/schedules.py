@@ -1,12 +1,28 @@
 """Noise levels to visit, and the times by which networks know them.
 
-A schedule returns ``steps + 1`` noise levels, falling, the last one 0. Noise levels are for data of scale 1.
+A schedule gives ``steps + 1`` noise levels, falling, the last one 0 where nothing else is said. Noise levels
+are for data of scale 1.
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from diffusionsat.errors import ConfigError
+
+
+class Schedule(Protocol):
+    """Of a model: which noise levels it is asked at, and by what time it knows each."""
+
+    def time(self, sigma: float) -> float:
+        """The network's time of a noise level."""
+        ...
+
+    def levels(self, steps: int, size: tuple[int, int]) -> Tensor:
+        """Noise levels of an image of (width, height) pixels, float64 (steps + 1,)."""
+        ...
 
 
 def flow_time(sigma: float) -> float:
@@ -36,21 +52,68 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
     return torch.cat([(high + ramp * (low - high)) ** rho, ramp.new_zeros(1)])
 
 
+class Flow:
+    """Flow-matching time; larger images start their decisions in more noise, as in training.
+
+    Args:
+        shift: Of `flow`, for images of 64 by 64 pixels and smaller; it grows with the side.
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        self.shift = shift
+
+    def time(self, sigma: float) -> float:
+        """See `flow_time`."""
+        return flow_time(sigma)
+
+    def levels(self, steps: int, size: tuple[int, int]) -> Tensor:
+        """See `flow`."""
+        width, height = size
+        return flow(steps, self.shift * max(1.0, (width * height) ** 0.5 / 64))
+
+
 class Discrete:
     """A variance-preserving schedule of betas, with timesteps 0, 1, 2, ... as networks of diffusers know it.
 
     Args:
         betas: Variance added at each timestep, (N,).
+        spacing: Which of `SPACINGS` `levels` takes.
+
+    Raises:
+        ConfigError: If the spacing is none of these.
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    SPACINGS = ("leading", "trailing")
+
+    def __init__(self, betas: Tensor, spacing: str = "leading") -> None:
+        if spacing not in self.SPACINGS:
+            raise ConfigError(f"timestep spacing is {spacing!r}. Known are: {', '.join(self.SPACINGS)}.")
         alphas = torch.cumprod(1 - betas.double(), 0)
         self.sigmas = ((1 - alphas) / alphas).sqrt()
+        self.spacing = spacing
 
     @classmethod
-    def scaled_linear(cls, first: float = 0.00085, last: float = 0.012, timesteps: int = 1000) -> "Discrete":
+    def scaled_linear(
+        cls,
+        first: float = 0.00085,
+        last: float = 0.012,
+        timesteps: int = 1000,
+        spacing: str = "leading",
+    ) -> "Discrete":
         """Betas linear in their square root, Stable Diffusion's schedule (Rombach et al. 2022)."""
-        return cls(torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64) ** 2)
+        return cls(torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64) ** 2, spacing)
+
+    def levels(self, steps: int, size: tuple[int, int]) -> Tensor:
+        """Noise levels in the schedule's spacing, whatever the size.
+
+        Raises:
+            ConfigError: If there are more steps than timesteps.
+        """
+        if steps >= len(self.sigmas):
+            raise ConfigError(
+                f"steps is {steps}; this model's schedule allows at most {len(self.sigmas) - 1}."
+            )
+        return self.leading(steps) if self.spacing == "leading" else self.trailing(steps)
 
     def time(self, sigma: float) -> float:
         """The timestep of a noise level, with fraction, by interpolation in log sigma."""

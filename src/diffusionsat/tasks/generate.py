@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffusionsat.diffusion.denoisers import input_scale
 from diffusionsat.diffusion.guidance import Guidance
-from diffusionsat.diffusion.schedules import flow
 from diffusionsat.diffusion.solvers import SOLVERS, OnStep
 from diffusionsat.errors import ConfigError
 from diffusionsat.geo.grids import Grid
@@ -166,24 +166,17 @@ def make_batch(
             for r, i in images
         ]
     )
-    sigmas = noise_levels(sat, first).tolist()
+    sigmas = sat.schedule.levels(first.steps, first.size).tolist()
     denoise = sat.conditioned(
         [r.prompt for r, _ in images], [r.metadata for r, _ in images], first.negative, first.guidance
     )
-    x = torch.from_numpy(noise).to(sat.device) * sigmas[0]
+    x = torch.from_numpy(noise).to(sat.device) * (1 + sigmas[0] ** 2) ** 0.5  # all that is seen at that level
     latents = SOLVERS[first.solver](denoise, x, sigmas, on_step)
-    pixels = sat.decode(latents)
+    pixels = sat.decode(latents / input_scale(sat.config.prediction, sigmas[-1]))
     return [
         Scene(pixels=p, grid=g, metadata=r.metadata, provenance=provenance(sat, r, i))
         for p, g, (r, i) in zip(pixels, grids, images, strict=True)
     ]
-
-
-def noise_levels(sat: DiffusionSat, request: Resolved) -> torch.Tensor:
-    """Noise levels of a request: larger images start their decisions in more noise (as in training)."""
-    width, height = request.size
-    shift = sat.config.defaults.shift * max(1.0, (width * height) ** 0.5 / 64)
-    return flow(request.steps, shift)
 
 
 def grid_of(request: Resolved) -> Grid | None:
@@ -248,7 +241,7 @@ def _check_text(name: str, text: str, sat: DiffusionSat, strict: bool) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError(f"{name} is {text!r}, which is no valid Unicode. Give UTF-8 text.") from None
-    lost = sat.prompter.lost(text)
+    lost = sat.networks.lost(text)
     if lost is not None:
         most = sat.config.max_tokens
         message = f"the {name} is longer than the model's {most} tokens; it is cut before {lost!r}"

@@ -1,10 +1,10 @@
 """The compact model's text encoder: MiniLM (Wang et al. 2020), a small BERT (Devlin et al. 2019)."""
 
-import re
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diffusionsat.models.networks import lost_word
 
 
 class TextEncoder(nn.Module):
@@ -108,11 +108,7 @@ class Prompter:
 
     def lost(self, prompt: str) -> str | None:
         """The first word of a prompt that does not fit; None if all of it does."""
-        encoding = self.tokenizer.encode(prompt)
-        if len(encoding.ids) <= self.max_tokens:
-            return None
-        start, _ = encoding.offsets[self.max_tokens - 1]
-        return next(word.group() for word in re.finditer(r"\S+", prompt) if word.end() > start)
+        return lost_word(self.tokenizer, prompt, self.max_tokens)
 
     @torch.inference_mode()
     def __call__(self, prompts: list[str]) -> tuple[Tensor, Tensor]:

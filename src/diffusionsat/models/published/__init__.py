@@ -6,12 +6,23 @@ Importing this takes diffusers (extra ``[published]``), which costs seconds; not
 from diffusionsat.errors import MissingExtraError
 
 try:
-    import diffusers  # noqa: F401
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 except ImportError as error:
     raise MissingExtraError("The published networks", "published") from error
 
 from diffusionsat.models.published.controlnet import ControlNetModel
 from diffusionsat.models.published.controlnet_3d import ControlNetModel3D
+from diffusionsat.models.published.networks import PublishedNetworks
 from diffusionsat.models.published.unet import SatUNet
 
-__all__ = ["ControlNetModel", "ControlNetModel3D", "SatUNet"]
+__all__ = [
+    "AutoencoderKL",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "CLIPTokenizer",
+    "ControlNetModel",
+    "ControlNetModel3D",
+    "PublishedNetworks",
+    "SatUNet",
+]

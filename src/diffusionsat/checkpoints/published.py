@@ -1,0 +1,235 @@
+"""Opening released checkpoints of the published model, and plain Stable Diffusion 2.1.
+
+Everything is decided by each part's own config.json and by the tensors that are there, all from local disk.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusionsat.checkpoints.archives import unpack
+from diffusionsat.checkpoints.layout import Config, Defaults
+from diffusionsat.checkpoints.opening import Opened
+from diffusionsat.checkpoints.released import CONTROLNETS, Release, locate, read_json, release_in
+from diffusionsat.checkpoints.shipped import cache_folder
+from diffusionsat.checkpoints.tensors import load_strictly
+from diffusionsat.checkpoints.weights import read_weights, weight_files
+from diffusionsat.diffusion.schedules import Discrete
+from diffusionsat.errors import CheckpointError, ConfigError
+from diffusionsat.models.published import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ControlNetModel,
+    ControlNetModel3D,
+    PublishedNetworks,
+    SatUNet,
+)
+
+log = logging.getLogger(__name__)
+
+LICENCE = "CreativeML Open RAIL++-M"  # of Stable Diffusion 2.1, from which the released weights derive
+MOST_BYTES, MOST_FILES = 100_000_000_000, 10_000  # a release with the optimiser's state stays below
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def open_published(path: Path) -> Opened:
+    """Open a released folder, one checkpoint or U-Net in it, its zip, or a folder that `convert` made.
+
+    Raises:
+        CheckpointError: If a part is absent, damaged, mismatched or unsafe.
+    """
+    release = locate(unpacked(path))
+    if release.unet is None:
+        raise CheckpointError(
+            f"{path} holds a ControlNet but no U-Net. Open the single-image release, which it steers."
+        )
+    config, schedule = _configuration(release)
+    networks = PublishedNetworks(
+        read_unet(release.unet),
+        read_vae(release.shared("vae")),
+        read_text_encoder(release.shared("text_encoder")),
+        read_tokenizer(release.shared("tokenizer")),
+    )
+    return Opened(config=config, networks=networks, schedule=schedule, digest=_digest(release))
+
+
+def unpacked(path: Path) -> Path:
+    """The folder of a release; a zip is unpacked into the cache the first time, whole or not at all.
+
+    Raises:
+        CheckpointError: If the archive is damaged or refused, or the disk is full.
+    """
+    if path.is_dir():
+        return path
+    about = path.stat()
+    folder = cache_folder() / "unpacked" / f"{path.stem}-{about.st_size:x}-{about.st_mtime_ns:x}"
+    if not folder.is_dir():
+        log.warning("%s is unpacked to %s; `diffusionsat convert` keeps less", path, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unpack(path, folder, most_bytes=MOST_BYTES, most_files=MOST_FILES)
+    return release_in(folder)
+
+
+def _configuration(release: Release) -> tuple[Config, Discrete]:
+    file = release.shared("scheduler") / "scheduler_config.json"
+    values = read_json(file)
+    kind, betas = values.get("prediction_type", "epsilon"), values.get("beta_schedule", "linear")
+    if kind not in _PREDICTIONS or betas not in ("linear", "scaled_linear"):
+        raise CheckpointError(
+            f"{file} has prediction_type {kind!r} and beta_schedule {betas!r}; known are "
+            f"{', '.join(_PREDICTIONS)}, and linear, scaled_linear."
+        )
+    power = 2 if betas == "scaled_linear" else 1
+    try:
+        first, last = (float(values.get(f"beta_{end}", d)) for end, d in (("start", 1e-4), ("end", 0.02)))
+        count = int(values.get("num_train_timesteps", 1000))
+        levels = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64)
+        schedule = Discrete(levels**power, values.get("timestep_spacing", "leading"))
+    except (TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{file} describes no schedule: {error}.") from None
+    assert release.unet is not None
+    numbered = release.unet.parent if release.unet.parent != release.root else release.root
+    side = 256 if "256" in release.root.name else 512
+    config = Config(
+        format="published",
+        format_version=1,
+        name=release.root.name,
+        version=numbered.name.removeprefix("checkpoint-") if numbered != release.root else "1",
+        licence=LICENCE,
+        prediction=_PREDICTIONS[kind],
+        # The published pipeline's own steps and guidance; fMoW's usual metres per pixel after resizing.
+        defaults=Defaults(size=(side, side), steps=50, solver="euler", guidance=7.5, gsd=1.0),
+    )
+    return config, schedule
+
+
+def read_unet(folder: Path) -> SatUNet:
+    """The U-Net of a folder, float32 or as stored; without metadata if it is plain Stable Diffusion.
+
+    Raises:
+        CheckpointError: If it is no U-Net, damaged or mismatched.
+    """
+    config, tensors = read_json(folder / "config.json"), read_weights(folder)
+    if config.get("_class_name") in CONTROLNETS or any(n.startswith("controlnet_") for n in tensors):
+        raise CheckpointError(f"{folder} holds a ControlNet where a U-Net is due.")
+    if config.get("_class_name") == "UNet2DConditionModel" and not _has(tensors, "metadata_embedding."):
+        config = config | {"use_metadata": False}
+    return _built(SatUNet, config, tensors, folder)
+
+
+def read_controlnet(folder: Path) -> ControlNetModel:
+    """The ControlNet of a folder: 2D, or a `ControlNetModel3D`, as its tensors say.
+
+    Raises:
+        CheckpointError: If it is no ControlNet, damaged or mismatched.
+    """
+    config, tensors = read_json(folder / "config.json"), read_weights(folder)
+    first = tensors.get("controlnet_cond_embedding.conv_in.weight")
+    if first is None:
+        raise CheckpointError(f"{folder} holds no ControlNet: controlnet_cond_embedding is missing.")
+    kind = ControlNetModel3D if first.ndim == 5 else ControlNetModel
+    named = config.get("_class_name", kind.__name__)
+    if named != kind.__name__:
+        raise CheckpointError(
+            f"{folder} holds the weights of a {kind.__name__}, but its config.json says {named}. "
+            "The two do not belong together."
+        )
+    return _built(kind, config, tensors, folder)
+
+
+def read_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder of a folder, also under the names that old versions gave its attention.
+
+    Raises:
+        CheckpointError: If it is damaged or mismatched.
+    """
+    tensors = {}
+    for name, tensor in read_weights(folder).items():
+        head, _, tail = name.rpartition(".mid_block.attentions.0.")
+        old, _, kind = tail.partition(".")
+        if head and old in _OLD_ATTENTION:
+            name = f"{head}.mid_block.attentions.0.{_OLD_ATTENTION[old]}.{kind}"
+            tensor = tensor.flatten(1) if kind == "weight" else tensor  # some are 1x1 convolutions
+        tensors[name] = tensor
+    config = {"scaling_factor": 0.18215} | read_json(folder / "config.json")
+    return _built(AutoencoderKL, config, tensors, folder)
+
+
+def read_text_encoder(folder: Path) -> CLIPTextModel:
+    """The CLIP text encoder of a folder, of any version of transformers.
+
+    Raises:
+        CheckpointError: If it is damaged or mismatched.
+    """
+    config = CLIPTextConfig.from_dict(read_json(folder / "config.json"))
+    tensors = {
+        name.removeprefix("text_model."): tensor
+        for name, tensor in read_weights(folder).items()
+        if not name.endswith("position_ids")  # a constant that old versions stored
+    }
+    return _loaded(lambda: CLIPTextModel(config), tensors, folder)
+
+
+def read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of a folder.
+
+    Raises:
+        CheckpointError: If its files are absent or damaged.
+    """
+    for names in (("tokenizer.json",), ("vocab.json", "merges.txt")):
+        if all((folder / name).is_file() for name in names):
+            break
+    else:
+        raise CheckpointError(f"{folder} holds no tokenizer: vocab.json and merges.txt are wanted.")
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise CheckpointError(f"{folder} holds no tokenizer of CLIP: {error}.") from None
+
+
+def _built(kind: Any, config: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path) -> Any:
+    known = {n: v for n, v in config.items() if n in kind._get_init_keys(kind)}
+    return _loaded(lambda: kind(**known), tensors, folder)
+
+
+def _loaded(build: Callable[[], nn.Module], tensors: dict[str, Tensor], folder: Path) -> Any:
+    """A network built without drawing weights, with its tensors in it."""
+    try:
+        with torch.device("meta"):
+            network = build()
+    except Exception as error:  # a config can be wrong in any way
+        raise CheckpointError(f"{folder / 'config.json'} describes no such network: {error}.") from None
+    load_strictly(network, tensors, folder)
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:  # CLIP's constant positions, which no file holds
+                setattr(module, name, torch.arange(buffer.shape[-1]).expand(buffer.shape))
+    return network.eval()
+
+
+def _has(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in tensors)
+
+
+def _digest(release: Release) -> str:
+    """SHA-256 over the configurations and weights that decide the pixels."""
+    digest = hashlib.sha256()
+    parts = {"unet": release.unet, **{n: release.shared(n) for n in ("vae", "text_encoder")}}
+    for name, folder in parts.items():
+        assert folder is not None
+        for file in (folder / "config.json", *weight_files(folder)):
+            digest.update(f"{name}/{file.name}".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for folder in (release.shared("tokenizer"), release.shared("scheduler")):
+        for file in sorted(folder.glob("*.*")):
+            digest.update(f"{folder.name}/{file.name}".encode() + file.read_bytes())
+    return digest.hexdigest()

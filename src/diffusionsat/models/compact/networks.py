@@ -1,0 +1,68 @@
+"""The compact family behind the protocol that jobs use."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
+from diffusionsat.models.compact.denoiser import CompactDenoiser
+from diffusionsat.models.compact.text import Prompter
+
+
+class CompactNetworks:
+    """The compact denoiser, autoencoder and text encoder; see `diffusionsat.models.networks.Networks`.
+
+    Args:
+        denoiser: Denoising network.
+        autoencoder: Images to latents and back.
+        prompter: Words to token states.
+    """
+
+    factor = FACTOR
+
+    def __init__(
+        self, denoiser: CompactDenoiser, autoencoder: CompactAutoencoder, prompter: Prompter
+    ) -> None:
+        self.denoiser, self.autoencoder, self.prompter = denoiser, autoencoder, prompter
+        self.multiple = FACTOR * denoiser.factor
+        self.latent_channels = denoiser.conv_in.in_channels
+        self.dtype = torch.float32
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move everything; metadata's and words' embeddings stay in float32."""
+        self.dtype = dtype
+        self.denoiser = _channels_last(self.denoiser.to(device)).eval()
+        for name, part in self.denoiser.named_children():
+            part.to(torch.float32 if name == "embed" else dtype)  # metadata stays exact until it is embedded
+        self.autoencoder = _channels_last(self.autoencoder.to(device, dtype)).eval()
+        self.prompter.encoder.to(device, torch.float32).eval()
+
+    def lost(self, prompt: str) -> str | None:
+        """The first word of a prompt that does not fit; None if all of it does."""
+        return self.prompter.lost(prompt)
+
+    def text(self, prompts: list[str]) -> tuple[Tensor, ...]:
+        """Token states (B, T, width) and their mask (B, T)."""
+        return self.prompter(prompts)
+
+    def predict(self, latents: Tensor, time: Tensor, text: tuple[Tensor, ...], numbers: Tensor) -> Tensor:
+        """Velocity of flow matching."""
+        states, mask = text
+        latents = latents.to(self.dtype, memory_format=torch.channels_last)
+        return self.denoiser(latents, time, states, mask, numbers)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Latents (B, C, H/4, W/4), float32, of an image (B, 3, H, W) in [-1, 1]."""
+        return self.autoencoder.encode(image.to(self.dtype, memory_format=torch.channels_last)).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Image (B, 3, H, W), float32, of latents (B, C, H/4, W/4)."""
+        return self.autoencoder.decode(latents.to(self.dtype, memory_format=torch.channels_last)).float()
+
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def _channels_last(network: _Network) -> _Network:
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue], torch's stub lacks it
