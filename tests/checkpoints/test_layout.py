@@ -138,7 +138,7 @@ def test_an_integer_where_a_number_is_due(broken):
 
 def test_folders_that_are_no_checkpoint(tmp_path):
     refused(tmp_path, "no config.json")
-    with pytest.raises(CheckpointError, match="neither a folder nor one of compact"):
+    with pytest.raises(CheckpointError, match="neither a folder, a zip nor one of compact"):
         find("no-such-model")
     (tmp_path / "file").touch()
     refused(tmp_path / "file", "is no folder")

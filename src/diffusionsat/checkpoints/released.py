@@ -2,7 +2,7 @@
 
     ROOT/vae text_encoder tokenizer scheduler    as in Stable Diffusion 2.1
     ROOT/checkpoint-N/unet, unet_ema             what is published; the newest ``unet`` is taken
-    ROOT/unet                                    in a plain or a converted folder
+    ROOT/unet                                    in a plain or a converted folder; goes first if a SatUNet
     ROOT/controlnet, or ROOT itself              of a ControlNet's release
 
 A path may lead to ROOT, to one ``checkpoint-N`` or to one part in it.
@@ -61,8 +61,7 @@ def is_released(path: Path) -> bool:
     return path.is_dir() and (
         (path / "model_index.json").is_file()
         or class_name(path) in (*UNETS, *CONTROLNETS)
-        or any((folder / "config.json").is_file() for folder in _candidates(path, "unet", "unet_ema"))
-        or (path / "controlnet" / "config.json").is_file()
+        or any(_candidates(path, part) for part in ("unet", "unet_ema", "controlnet"))
     )
 
 
@@ -91,8 +90,8 @@ def locate(path: Path) -> Release:
     if kind in CONTROLNETS and not (path / "vae").is_dir():
         return Release(root=_root_above(path), unet=None, controlnet=path)
     root = path.parent if _NUMBERED.fullmatch(path.name) else path
-    unet = _newest(path, "unet") or _newest(path, "unet_ema")
-    controlnet = _newest(path, "controlnet") or (path if kind in CONTROLNETS else None)
+    unet = _best(path, "unet") or _best(path, "unet_ema")
+    controlnet = _best(path, "controlnet") or (path if kind in CONTROLNETS else None)
     if unet is None and controlnet is None:
         raise CheckpointError(
             f"{path} holds no unet, no checkpoint-N/unet and no controlnet with a config.json in it; "
@@ -131,15 +130,17 @@ def _root_above(part: Path) -> Path:
     return next((folder for folder in above if (folder / "vae").is_dir()), part.parent)
 
 
-def _candidates(path: Path, *parts: str) -> list[Path]:
-    """Folders where a part may lie, the one to take first."""
+def _candidates(path: Path, part: str) -> list[Path]:
+    """Folders of a part, the one to take first: the root's own, then that of the newest checkpoint."""
     numbered = [(int(m[1]), f) for f in path.glob("checkpoint-*") if (m := _NUMBERED.fullmatch(f.name))]
-    folders = [folder for _, folder in sorted(numbered, reverse=True)]
-    return [folder / part for part in parts for folder in (*folders, path)]
+    roots = [path, *(folder for _, folder in sorted(numbered, reverse=True))]
+    folders = [root / part for root in roots if (root / part / "config.json").is_file()]
+    # The root's own may be Stable Diffusion's, from which the checkpoints were trained.
+    return sorted(folders, key=lambda folder: class_name(folder) == "UNet2DConditionModel")
 
 
-def _newest(path: Path, part: str) -> Path | None:
-    found = [folder for folder in _candidates(path, part) if (folder / "config.json").is_file()]
+def _best(path: Path, part: str) -> Path | None:
+    found = _candidates(path, part)
     if len(found) > 1:
         log.info("of %d folders %s in %s, %s is taken", len(found), part, path, found[0].relative_to(path))
     return found[0] if found else None

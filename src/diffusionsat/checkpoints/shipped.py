@@ -43,8 +43,8 @@ def find(name_or_path: str | Path) -> Path:
     if os.sep not in text and (cache_folder() / text).is_dir():
         return cache_folder() / text
     raise CheckpointError(
-        f"There is no checkpoint {text!r}: it is neither a folder nor one of {', '.join(SHIPPED)}. "
-        "`diffusionsat models` shows what there is."
+        f"There is no checkpoint {text!r}: it is neither a folder, a zip nor one of {', '.join(SHIPPED)}. "
+        "`diffusionsat models` shows what there is, `diffusionsat download --list` what can be fetched."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A part's weights by name, in the precision that they are stored in, mapped from disk where possible.
+    """A part's weights by name, in the precision that they are stored in.
 
     Pickles are read with torch's weights-only reader, which runs no code.
 
@@ -71,13 +72,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    zipped = zipfile.is_zipfile(file)
-    if zipped:
+    if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > 2 * file.stat().st_size + 1_000_000:
                 raise CheckpointError(f"{file} unpacks to far more than its size; torch writes no such file.")
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped or None)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write; they fail below
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{file} is damaged, or a pickle that wants to run code: {reason}") from None

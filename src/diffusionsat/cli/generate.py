@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from diffusionsat.cli import options
+from diffusionsat.cli.progress import Bar
 from diffusionsat.errors import ConfigError, DiffusionSatError, RasterError
 
 MOST_IMAGES = 10_000  # of one prompt
@@ -164,7 +165,7 @@ def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool) -> int:
     written = 0
     groups = batches([(resolved, i) for i in range(resolved.n)])
     try:
-        with _Bar("steps", len(groups) * resolved.steps) as bar:
+        with Bar("steps", len(groups) * resolved.steps) as bar:
             for group in groups:
                 if all(i in done for _, i in group):
                     continue
@@ -202,7 +203,7 @@ def _made_before(sat: Any, resolved: Any, paths: list[Path]) -> set[int]:
 def _sweep(sat: Any, request: Any, name: str, values: list[Any], path: Path, overwrite: bool) -> int:
     from diffusionsat.tasks.sweep import sweep
 
-    with _Bar("steps", None) as bar:
+    with Bar("steps", None) as bar:
         sweep(sat, request, name, values, lambda _: bar.advance()).save(path, overwrite=overwrite)
     about = {"sweep": {name: values}, "prompt": request.prompt, "seed": request.seed}
     _print({"path": str(path), "synthetic": True, **about})
@@ -221,7 +222,7 @@ def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, 
         return 2
     written = 0
     try:
-        with _Bar("images", len(planned)) as bar:
+        with Bar("images", len(planned)) as bar:
             for path in run(
                 sat, planned, folder, form, overwrite=overwrite, on_image=lambda _: bar.advance()
             ):
@@ -237,30 +238,3 @@ def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, 
 
 def _print(line: dict[str, Any]) -> None:
     click.echo(json.dumps(line))
-
-
-class _Bar:
-    """A progress bar on stderr, or nothing where that is no terminal or is to be quiet."""
-
-    def __init__(self, unit: str, total: int | None) -> None:
-        self.unit, self.total = unit, total
-        self.shown = sys.stderr.isatty() and not options.quiet()
-
-    def __enter__(self) -> "_Bar":
-        if self.shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn(self.unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task(self.unit, total=self.total)
-        return self
-
-    def advance(self) -> None:
-        if self.shown:
-            self.bar.advance(self.task)
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.stop()

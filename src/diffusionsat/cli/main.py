@@ -16,6 +16,7 @@ from diffusionsat.errors import DiffusionSatError
 COMMANDS = {
     "generate": "Make an image of words, place, date and resolution.",
     "info": "Say what a checkpoint is, or an image made by diffusionsat.",
+    "download": "Fetch a released checkpoint of DiffusionSat and convert it.",
     "convert": "Write a released checkpoint as safetensors.",
     "models": "List the models that are shipped or in the cache.",
     "selftest": "Check that the installed model gives its known answer.",

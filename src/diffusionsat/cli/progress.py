@@ -1,0 +1,54 @@
+"""A progress bar on stderr, or nothing where that is no terminal or is to be quiet."""
+
+import sys
+
+from diffusionsat.cli import options
+
+
+class Bar:
+    """How far a job is.
+
+    Args:
+        unit: What is counted; ``"bytes"`` are shown as such, with their rate.
+        total: How many there are; None is unknown.
+    """
+
+    def __init__(self, unit: str, total: int | None) -> None:
+        self.unit, self.total = unit, total
+        self.shown = sys.stderr.isatty() and not options.quiet()
+
+    def __enter__(self) -> "Bar":
+        if self.shown:
+            from rich import progress
+            from rich.console import Console
+
+            counts = (
+                (progress.DownloadColumn(), progress.TransferSpeedColumn())
+                if self.unit == "bytes"
+                else (progress.MofNCompleteColumn(),)
+            )
+            self.bar = progress.Progress(
+                progress.TextColumn(self.unit),
+                progress.BarColumn(),
+                *counts,
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.unit, total=self.total)
+        return self
+
+    def advance(self) -> None:
+        """One more is done."""
+        if self.shown:
+            self.bar.advance(self.task)
+
+    def show(self, done: int, total: int | None = None) -> None:
+        """So many are done, of so many."""
+        if self.shown:
+            self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown:
+            self.bar.stop()
