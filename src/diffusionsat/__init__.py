@@ -8,6 +8,8 @@
 from importlib import import_module
 from typing import Any
 
+from diffusionsat.compat import names as _published
+
 # Names are loaded when they are first asked for, so that `import diffusionsat` is quick and loads no torch.
 _HOMES = {
     "Cancelled": "diffusion.solvers",
@@ -26,6 +28,7 @@ _HOMES = {
     "Scene": "tasks.scene",
     "StepInfo": "diffusion.solvers",
 }
+_published.install()  # old scripts import modules that are no longer there
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
@@ -35,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
         return version("diffusionsat")
     if name not in _HOMES:
-        raise AttributeError(f"module 'diffusionsat' has no attribute {name!r}")
+        return _published.published(name)
     value = getattr(import_module(f"diffusionsat.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

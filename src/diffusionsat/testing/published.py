@@ -11,12 +11,8 @@ import torch
 from torch import nn
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_OLD_NAMES = {
-    "to_q": "query",
-    "to_k": "key",
-    "to_v": "value",
-    "to_out.0": "proj_attn",
-}  # of the VAE's attention
+# Of the autoencoder's attention.
+_OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def tiny_published(folder: Path) -> Path:

@@ -187,7 +187,7 @@ def test_unet_with_controlnet(case):
 def test_metadata_embedding():
     t, network = tensors("metadata_embedding_tiny"), model("unet_a")
     with torch.no_grad():
-        ours = embed(network.time_proj, network.metadata_embedding, t["out.normalized"])
+        ours = embed(network.time_proj, network.metadata_embedding, t["out.normalized"], torch.float32)
     tolerance = 1e-7 * float(t["out.normalized"].abs().max())
     assert float((ours - t["out.sum"]).abs().max()) < max(1e-5, 50 * tolerance)
 

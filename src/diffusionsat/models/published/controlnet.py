@@ -127,7 +127,7 @@ class ControlNetModel(DiffusersControlNet):
         return network
 
     def _embed(self, metadata: Tensor) -> Tensor:
-        return embed(self.time_proj, self.metadata_embedding or nn.ModuleList(), metadata)
+        return embed(self.time_proj, self.metadata_embedding or nn.ModuleList(), metadata, self.dtype)
 
     def embedding(
         self, batch: int, timestep: Tensor | float, metadata: Tensor | None, device: torch.device

@@ -34,18 +34,19 @@ def rows(metadata: Tensor | None, batch: int, count: int, device: torch.device) 
     return known.reshape(-1, count).expand(batch, count)
 
 
-def embed(time_proj: nn.Module, perceptrons: nn.ModuleList, metadata: Tensor) -> Tensor:
+def embed(time_proj: nn.Module, perceptrons: nn.ModuleList, metadata: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum over the numbers of perceptron(sinusoid(number)), (..., embedding), of metadata (..., count).
 
-    The sinusoid is computed in float32 whatever the network's precision, and cast then.
+    The sinusoid is computed in float32 whatever the network's precision, and cast then. That of the weights
+    would not do: quantised ones are stored in another than they compute in.
 
     Args:
         time_proj: The sinusoid, the same as the timestep's.
         perceptrons: One a number.
         metadata: Normalised numbers, float32.
+        dtype: What the perceptrons compute in.
     """
     flat = metadata.float().reshape(-1, metadata.shape[-1])
-    dtype = next(perceptrons.parameters()).dtype
     projected = time_proj(flat.flatten()).view(*flat.shape, -1).to(dtype)
     total = perceptrons[0](projected[:, 0])
     for i in range(1, len(perceptrons)):

@@ -81,7 +81,7 @@ class SatUNet(UNet2DConditionModel):
         if self.metadata_embedding is None:
             return None
         known = rows(class_labels, len(sample), len(self.metadata_embedding), sample.device)
-        return embed(self.time_proj, self.metadata_embedding, known).to(sample.dtype)
+        return embed(self.time_proj, self.metadata_embedding, known, sample.dtype)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride], the published order
         self,
