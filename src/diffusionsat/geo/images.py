@@ -36,7 +36,7 @@ def geotiff(pixels: np.ndarray, grid: Grid | None, tags: dict[str, str]) -> byte
     block = next((b for b in _BLOCKS if 2 * b <= max(height, width)), _BLOCKS[-1])
     # One overview at least, also where GDAL would make none.
     overviews = max(1, math.ceil(math.log2(max(height, width) / block)))
-    with _quiet(), MemoryFile() as plain, MemoryFile(ext=".tif") as cog:
+    with quiet_gdal(), MemoryFile() as plain, MemoryFile(ext=".tif") as cog:
         with plain.open(
             driver="GTiff", height=height, width=width, count=bands, dtype="uint8", **place
         ) as file:
@@ -128,7 +128,7 @@ def read_tags(path: Path) -> dict[str, Any] | None:
         from rasterio.errors import RasterioIOError
 
         try:
-            with _quiet(), rasterio.open(path) as file:
+            with quiet_gdal(), rasterio.open(path) as file:
                 tags = file.tags()
         except RasterioIOError as error:
             raise RasterError(f"{path} cannot be read as a raster: {error}.") from None
@@ -145,7 +145,7 @@ def read_tags(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_gdal() -> Iterator[None]:
     """GDAL without `.aux.xml` files beside what it reads, and silence about images without a place."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
