@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-all test-torch-free lint format docs bench clean
+.PHONY: venv demo test test-all test-torch-free test-published lint format docs bench clean
 
 venv: $(STAMP)
 
@@ -43,7 +43,7 @@ bench: venv
 	$(BIN)/python benchmarks/generate.py
 
 clean:
-	rm -rf $(VENV) $(TORCH_FREE) build dist demo docs/_build
+	rm -rf $(VENV) $(TORCH_FREE) $(PUBLISHED) build dist demo docs/_build
 
 # The rooms that need no torch, on another Python: make test-torch-free PYTHON=python3.13
 TORCH_FREE := .venv-torch-free
@@ -54,3 +54,11 @@ test-torch-free:
 	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(TORCH_FREE)/bin/python -m pytest tests/test_metadata.py tests/test_noise_keys.py tests/test_files.py \
 		tests/test_config.py tests/geo tests/tasks/test_scene.py
+
+# Scripts of the published package, in an environment with nothing but the extra [published].
+PUBLISHED := .venv-published
+test-published:
+	$(PYTHON) -m venv --clear $(PUBLISHED)
+	$(PUBLISHED)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt ".[published]"
+	$(PUBLISHED)/bin/pip install --quiet --disable-pip-version-check pytest pytest-socket
+	$(PUBLISHED)/bin/python -m pytest tests/compat tests/checkpoints/test_published.py

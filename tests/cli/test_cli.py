@@ -334,3 +334,26 @@ def test_a_closed_pipe(tiny, tmp_path):
     _, err = process.communicate()
     assert b"Traceback" not in err
     assert process.returncode == 1
+
+
+def test_a_released_checkpoint_from_the_real_entry_point(published, tmp_path):
+    done = command("convert", published, "-o", tmp_path / "made", DIFFUSIONSAT_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["precision"] == "fp16"
+    (shipped, cached) = map(
+        json.loads, command("models", DIFFUSIONSAT_CACHE=str(tmp_path)).stdout.splitlines()
+    )
+    assert (shipped["kind"], cached["kind"], cached["name"]) == ("compact", "published", "made")
+    out = tmp_path / "x.tif"
+    words = ["generate", "a river", "--lnglat", "7.44,46.95", "--size", "64x64", "--steps", "2", "-o", out]
+    done = command(*words, "--model", "made", DIFFUSIONSAT_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(out) as file:
+        assert file.crs.to_epsg() == 32632
+        assert file.tags()["SYNTHETIC"] == "YES"
+        assert file.tags()["MODEL"] == "made@1"
+    about = json.loads(command("info", tmp_path / "made").stdout)
+    assert about["unet"]["config"]["_class_name"] == "SatUNet"
+    again = command("convert", published, "-o", tmp_path / "made")
+    assert again.returncode == 2
+    assert b"exists" in again.stderr
