@@ -91,8 +91,8 @@ def sign_flip_p_value(
 ) -> float:
     """Two-sided p-value that paired differences have mean 0, by turning the signs of whole groups.
 
-    p = (1 + flips with |sum| at least the observed) / (1 + count), 1 / (1 + count) to 1, no unit, lower
-    speaks more against the hypothesis. Source: Fisher 1935; the count as Phipson & Smyth 2010.
+    p = (1 + flips whose absolute sum is at least the observed) / (1 + count), 1 / (1 + count) to 1, no unit,
+    lower speaks more against the hypothesis. Source: Fisher 1935; the count as Phipson & Smyth 2010.
 
     Args:
         differences: Score of one model minus score of the other, (N,).

@@ -114,7 +114,7 @@ class Correctness:
 def correctness(lr: Tensor, sr: Tensor, hr: Tensor, *, threshold: float | None = None) -> Correctness:
     """Whether detail is true, missing or invented.
 
-    With d(x, y) = mean over bands of |x - y| / |x + y|, r = d(up(lr), hr), a = d(sr, hr) / r, b = d(sr,
+    With d(x, y) = mean over bands of ``|x - y| / |x + y|``, r = d(up(lr), hr), a = d(sr, hr) / r, b = d(sr,
     up(lr)) / r, H = a + b - 1 and l = 0.05: distances of improvement a + b (1 - e^(-l H)), of omission b + a
     (1 - e^(-l H)), of hallucination e^(-l a b); their softmin of temperature 0.25, in mean over pixels.
     Pixels where no distance exceeds the threshold are left out; an image of such pixels alone scores NaN.

@@ -79,8 +79,8 @@ class Moments:
 def frechet_distance(features: Moments, reference: Moments) -> float:
     """Fréchet distance of the normal distributions with these moments (FID where the network is Inception).
 
-    |m1 - m2|² + Tr(S1 + S2 - 2 (S1 S2)^½), 0 upwards, lower is better, in squared units of the features. It
-    is biased upwards by about c/N, and below N = D the covariance is singular: compare at one N only. The
+    ``|m1 - m2|² + Tr(S1 + S2 - 2 (S1 S2)^½)``, 0 upwards, lower is better, in squared units of the features.
+    It is biased upwards by about c/N, and below N = D the covariance is singular: compare at one N only. The
     root's trace is that of (S1^½ S2 S1^½)^½, which is symmetric. Source: Heusel et al. 2017, equation 6;
     Dowson & Landau 1982.
 
@@ -207,7 +207,7 @@ def kernel_distance(
 
 
 def cmmd(features: Tensor, reference: Tensor, *, sigma: float = 10.0) -> float:
-    """CMMD: 1000 times the squared MMD with the kernel exp(-|x - y|² / 2 sigma²), diagonals kept.
+    """CMMD: 1000 times the squared MMD with the kernel ``exp(-|x - y|² / 2 sigma²)``, diagonals kept.
 
     0 to 2000, lower is better, no unit. Defined for features of unit length of CLIP ViT-L/14 at 336 px, which
     the caller normalises; another network's figure must carry its name. The diagonals bias it upwards by some

@@ -117,7 +117,7 @@ def angle_map(image: Tensor, target: Tensor) -> Tensor:
 
 
 def spectral_angle(image: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Spectral angle (SAM): mean over pixels of arccos(<x, y> / |x||y|).
+    """Spectral angle (SAM): mean over pixels of ``arccos(<x, y> / |x||y|)``.
 
     Range 0 to 180, lower is better, in degrees. A pixel that is 0 in all bands of one image makes 90°, in
     both 0°. Source: Kruse et al. 1993.
@@ -158,7 +158,7 @@ def feature_distance(
     *,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Sum over layers of the mean over places of |a / |a| - b / |b||², a and b a network's feature vectors.
+    """Sum over layers of the mean over places of ``|a / |a| - b / |b||²``, a, b features of a network.
 
     LPIPS without its learned weights: report it under the network's name. Range 0 to 4 a layer, lower is
     better, no unit. Source: Zhang et al. 2018, equation 1 with weights 1.

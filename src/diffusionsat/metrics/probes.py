@@ -62,7 +62,7 @@ def controllability(
 
 
 def r2(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the variance that is explained: 1 - sum |y - p|² / sum |y - mean y|², columns pooled.
+    """Share of the variance that is explained: ``1 - sum |y - p|² / sum |y - mean y|²``, columns pooled.
 
     Range to 1 from below without bound, higher is better, no unit. Source: the definition.
 

@@ -13,7 +13,7 @@ from diffusionsat.metrics.checks import check_level, check_mask
 
 
 def crps(samples: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
-    """Continuous ranked probability score of an ensemble: mean |x_i - y| - sum_ij |x_i - x_j| / (2 d).
+    """Continuous ranked probability score of an ensemble: ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 d)``.
 
     d = M (M - 1) in the fair form, which does not reward small ensembles for being narrow, M² in the plain
     one. 0 upwards (the fair form below too, in single pixels), lower is better, in units of the images; equal
@@ -160,7 +160,7 @@ def rank_histogram(samples: Tensor, truth: Tensor, *, mask: Tensor | None = None
 
 
 def rank_unevenness(histogram: Tensor) -> float:
-    """Sum over ranks of |share - 1 / (M + 1)|.
+    """Sum over ranks of ``|share - 1 / (M + 1)|``.
 
     Range 0 to 2, lower is better (0 flat), no unit; few or dependent pixels raise it by chance.
     Source: Delle Monache et al. 2006 (reliability index).
@@ -211,7 +211,7 @@ def ause(spread: Tensor, error: Tensor) -> float:
 def conformal_quantile(scores: Tensor, *, level: float = 0.9) -> float:
     """The widening that makes intervals cover at least ``level``: the ceil((n + 1) level)-th smallest score.
 
-    With scores |y - mean| / spread of calibration rows the interval mean ± q · spread of a new row covers
+    With scores ``|y - mean| / spread`` of calibration rows the interval mean ± q · spread of a new row covers
     with that probability, whatever the model, if rows are exchangeable. Pixels of one image are not: give one
     score an image or place. In units of the scores. Source: Vovk et al. 2005; Angelopoulos & Bates 2023.
 
