@@ -1,6 +1,7 @@
 """`DiffusionSat`: the networks of a checkpoint, ready for every job."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack, overload
 
@@ -16,6 +17,7 @@ from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import ConfigError
 from diffusionsat.metadata import Metadata
 from diffusionsat.models.encodings import numbers
+from diffusionsat.models.networks import Control, Frames, Residuals
 
 if TYPE_CHECKING:
     from diffusionsat.tasks.scene import Scene
@@ -35,6 +37,23 @@ class SamplingOptions(TypedDict, total=False):
     strict: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """Frames that steer a batch of images.
+
+    Args:
+        control: Name of a ControlNet, one of `DiffusionSat.controls`.
+        frames: Condition frames, a row an image.
+        size: Width and height of the images, in pixels.
+        strength: Factor of what the ControlNet adds; 0 is without.
+    """
+
+    control: str
+    frames: Frames
+    size: tuple[int, int]
+    strength: float = 1.0
+
+
 class DiffusionSat:
     """A checkpoint's networks with what is needed to use them.
 
@@ -50,6 +69,7 @@ class DiffusionSat:
         self.config, self.networks, self.schedule = opened.config, opened.networks, opened.schedule
         self.checkpoint, self.device, self.precision = opened.digest, device, precision
         self.networks.to(device, PRECISIONS[precision])
+        self._openers, self._controls = opened.controls, dict[str, Control]()
 
     @classmethod
     def from_pretrained(
@@ -86,22 +106,55 @@ class DiffusionSat:
         """Channels of the latents."""
         return self.networks.latent_channels
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Names of the checkpoint's ControlNets."""
+        return tuple(self._openers)
+
+    def control(self, name: str) -> Control:
+        """A ControlNet, loaded when it is first asked for.
+
+        Raises:
+            CheckpointError: If it is damaged, or does not fit the model.
+            ConfigError: If there is none of this name.
+        """
+        if name not in self._openers:
+            there = f"It has {', '.join(self.controls)}." if self.controls else "It has none."
+            raise ConfigError(f"The model {self.config.name} has no ControlNet {name!r}. {there}")
+        if name not in self._controls:
+            control = self._openers[name]()
+            control.to(self.device, PRECISIONS[self.precision])
+            self._controls[name] = control
+        return self._controls[name]
+
     def conditioned(
-        self, prompts: Sequence[str], metadata: Sequence[Metadata], negative: str, guidance: Guidance
+        self,
+        prompts: Sequence[str],
+        metadata: Sequence[Metadata],
+        negative: str,
+        guidance: Guidance,
+        steering: Steering | None = None,
     ) -> Denoiser:
-        """A denoiser of a batch under its prompts and metadata, guided.
+        """A denoiser of a batch under its prompts, metadata and frames, guided.
+
+        An estimate without metadata is without that of the frames too; their pixels are always seen.
 
         Args:
             prompts: One an image.
             metadata: One an image.
             negative: What the estimate without text is given instead of nothing.
             guidance: Strengths.
+            steering: Frames, and the ControlNet that sees them.
+
+        Raises:
+            ConfigError: If there is no such ControlNet, or the frames do not fit it.
         """
         text = self.networks.text([*prompts, negative])
         known = numbers(metadata).to(self.device)
         unknown = torch.full_like(known, torch.nan)
         count = len(prompts)
         with_text, without = torch.arange(count), torch.full((count,), count)
+        steer = None if steering is None else self._steer(steering)
 
         def estimates(x: Tensor, sigma: float, given: list[tuple[bool, bool]]) -> list[Tensor]:
             rows = torch.cat([with_text if text_given else without for text_given, _ in given])
@@ -109,12 +162,32 @@ class DiffusionSat:
             meta = torch.cat([known if meta_given else unknown for _, meta_given in given])
 
             def network(latents: Tensor, time: Tensor) -> Tensor:
-                return self.networks.predict(latents, time, words, meta)
+                residuals = steer and steer(latents, time, words, meta, [m for _, m in given])
+                return self.networks.predict(latents, time, words, meta, residuals)
 
             together = denoiser(network, self.config.prediction, self.schedule.time)
             return list(together(x.repeat(len(given), 1, 1, 1), sigma).chunk(len(given)))
 
         return guided(estimates, guidance)
+
+    def _steer(
+        self, steering: Steering
+    ) -> Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, list[bool]], Residuals]:
+        """What gives the residuals of a batch repeated, each time with or without its frames' metadata."""
+        control, frames = self.control(steering.control), steering.frames.to(self.device)
+        with torch.no_grad():
+            seen = control.frames(frames, steering.size)
+        unknown = torch.full_like(frames.numbers, torch.nan)
+
+        def residuals(
+            latents: Tensor, time: Tensor, text: tuple[Tensor, ...], meta: Tensor, given: list[bool]
+        ) -> Residuals:
+            rows = tuple(torch.cat([part] * len(given)) for part in seen)
+            of_frames = torch.cat([frames.numbers if meta_given else unknown for meta_given in given])
+            to_skips, to_middle = control.residuals(latents, time, text, meta, rows, of_frames)
+            return [steering.strength * r for r in to_skips], steering.strength * to_middle
+
+        return residuals
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:

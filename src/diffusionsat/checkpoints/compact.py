@@ -1,12 +1,13 @@
 """Opening a checkpoint of ours: `diffusionsat.checkpoints.layout` says what lies in it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffusionsat.checkpoints.layout import Config, content_hash, read_config
+from diffusionsat.checkpoints.layout import Config, content_hash, control_file, read_config
 from diffusionsat.checkpoints.opening import Opened
 from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
 from diffusionsat.diffusion.denoisers import PREDICTIONS
@@ -14,8 +15,9 @@ from diffusionsat.diffusion.schedules import Flow
 from diffusionsat.diffusion.solvers import SOLVERS
 from diffusionsat.errors import CheckpointError
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
+from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.models.compact.denoiser import CompactDenoiser
-from diffusionsat.models.compact.networks import CompactNetworks
+from diffusionsat.models.compact.networks import CompactControl, CompactNetworks
 from diffusionsat.models.compact.text import Prompter, TextEncoder
 from diffusionsat.models.encodings import Bandwidth
 
@@ -43,7 +45,31 @@ def open_compact(folder: Path) -> Opened:
         networks=networks,
         schedule=Flow(config.defaults.shift),
         digest=content_hash(folder),
+        controls={
+            name: partial(_open_control, folder, name, sizes, denoiser)
+            for name, sizes in config.controls.items()
+        },
     )
+
+
+def _open_control(
+    folder: Path, name: str, sizes: dict[str, Any], denoiser: CompactDenoiser
+) -> CompactControl:
+    """A ControlNet, once it is asked for: most jobs use none.
+
+    Raises:
+        CheckpointError: If it is damaged, or does not fit the denoiser.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = _build(CompactControlNet, sizes, folder)
+    theirs = (network.sizes["latent_channels"], network.sizes["text_width"], network.targets)
+    if theirs != (denoiser.sizes["latent_channels"], denoiser.sizes["text_width"], denoiser.skips):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: controls.{name} does not fit the other parts of the checkpoint."
+        )
+    file = control_file(folder, name)
+    load_strictly(network, read_tensors(file), file)
+    return CompactControl(network)
 
 
 def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any:

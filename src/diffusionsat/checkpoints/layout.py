@@ -4,6 +4,7 @@
     denoiser.safetensors      weights of the denoiser
     autoencoder.safetensors   weights of the autoencoder
     text_encoder.safetensors  weights of the text encoder
+    control-NAME.safetensors  weights of a ControlNet; any number of them, or none
     tokenizer.json            its tokenizer
     README.md                 the model card
 
@@ -12,8 +13,9 @@ Nothing in it is code, and nothing outside the folder is read.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ FILES = (
     "tokenizer.json",
     "README.md",
 )
+_CONTROL_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SAFE = {".safetensors", ".json", ".md", ".txt"}
 _SAFE_NAMES = {"LICENSE", "NOTICE"}
 
@@ -75,6 +78,7 @@ class Config:
         denoiser: Arguments of `CompactDenoiser`.
         autoencoder: Arguments of `CompactAutoencoder`.
         text_encoder: Arguments of `TextEncoder`.
+        controls: Arguments of `CompactControlNet`, for each ControlNet by its name.
         defaults: See `Defaults`.
         images_seen: Training images seen by the denoiser.
         known_answer: Statistics of one image, for the self-test.
@@ -90,6 +94,7 @@ class Config:
     denoiser: dict[str, Any] = field(default_factory=dict)
     autoencoder: dict[str, Any] = field(default_factory=dict)
     text_encoder: dict[str, Any] = field(default_factory=dict)
+    controls: dict[str, dict[str, Any]] = field(default_factory=dict)
     defaults: Defaults = field(default_factory=Defaults)
     images_seen: int = 0
     known_answer: tuple[float, ...] = ()
@@ -127,9 +132,23 @@ def read_config(folder: Path) -> Config:
             "Update diffusionsat."
         )
     try:
-        return parse(Config, values, str(file))
+        config = parse(Config, values, str(file))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    for name in config.controls:
+        if not _CONTROL_NAME.fullmatch(name):
+            raise CheckpointError(f"{file}: {name!r} names a ControlNet; names are of a-z, 0-9 and dashes.")
+        weights = control_file(folder, name)
+        if not weights.is_file():
+            raise CheckpointError(
+                f"{weights} is missing. The checkpoint is incomplete: copy or make it again."
+            )
+    return config
+
+
+def control_file(folder: Path, name: str) -> Path:
+    """Where the weights of a ControlNet lie."""
+    return folder / f"control-{name}.safetensors"
 
 
 def _look_over(folder: Path) -> None:
@@ -152,10 +171,9 @@ def _look_over(folder: Path) -> None:
 def content_hash(folder: Path) -> str:
     """SHA-256 over the configuration and the weights, 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    for name in FILES[:-1]:
-        path = folder / name
+    for path in (*(folder / name for name in FILES[:-1]), *sorted(folder.glob("control-*.safetensors"))):
         if path.is_file():
-            digest.update(name.encode())
+            digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -174,7 +192,8 @@ def write_checkpoint(
     Args:
         folder: Made if absent; files of a checkpoint in it are replaced.
         config: The configuration.
-        networks: State dicts of ``denoiser``, ``autoencoder`` and ``text_encoder``.
+        networks: State dicts of ``denoiser``, ``autoencoder`` and ``text_encoder``; of ``control-NAME`` for
+            each name in the configuration's ``controls``.
         tokenizer: JSON text of the tokenizer.
         card: Text of the model card.
         storage: ``"fp32"``, ``"bf16"`` or ``"int8"`` for each network.
@@ -186,3 +205,29 @@ def write_checkpoint(
         write_tensors(folder / f"{name}.safetensors", dict(tensors), storage[name])
     for name, text in (("tokenizer.json", tokenizer), ("README.md", card), ("config.json", config.to_json())):
         write_bytes(folder / name, text.encode(), overwrite=True)
+
+
+def add_control(
+    folder: Path, name: str, sizes: Mapping[str, Any], tensors: Mapping[str, Any], storage: str
+) -> None:
+    """Add a ControlNet to a checkpoint folder, or replace it.
+
+    Args:
+        folder: A checkpoint.
+        name: Of the ControlNet: a-z, 0-9 and dashes.
+        sizes: Its ``sizes``.
+        tensors: Its state dict.
+        storage: As in `write_checkpoint`.
+
+    Raises:
+        CheckpointError: If the folder is no checkpoint.
+        ConfigError: If the name is not possible.
+    """
+    from diffusionsat.checkpoints.tensors import write_tensors
+
+    config = read_config(folder)
+    if not _CONTROL_NAME.fullmatch(name):
+        raise ConfigError(f"A ControlNet cannot be named {name!r}. Give a-z, 0-9 and dashes.")
+    write_tensors(control_file(folder, name), dict(tensors), storage)
+    config = replace(config, controls=config.controls | {name: dict(sizes)})
+    write_bytes(folder / "config.json", config.to_json().encode(), overwrite=True)

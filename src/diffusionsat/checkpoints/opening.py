@@ -1,11 +1,12 @@
 """Opening a checkpoint folder, whatever its kind."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusionsat.checkpoints.layout import Config
 from diffusionsat.diffusion.schedules import Schedule
-from diffusionsat.models.networks import Networks
+from diffusionsat.models.networks import Control, Networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +18,14 @@ class Opened:
         networks: Its networks, in float32 or as stored, on the CPU.
         schedule: Noise levels and times.
         digest: SHA-256 of all that decides pixels, 64 hexadecimal digits.
+        controls: What opens each of its ControlNets.
     """
 
     config: Config
     networks: Networks
     schedule: Schedule
     digest: str
+    controls: Mapping[str, Callable[[], Control]] = field(default_factory=dict)
 
 
 def open_checkpoint(path: Path) -> Opened:

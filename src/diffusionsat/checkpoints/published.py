@@ -28,6 +28,7 @@ from diffusionsat.models.published import (
     CLIPTokenizer,
     ControlNetModel,
     ControlNetModel3D,
+    PublishedControl,
     PublishedNetworks,
     SatUNet,
 )
@@ -58,7 +59,12 @@ def open_published(path: Path) -> Opened:
         read_text_encoder(release.shared("text_encoder")),
         read_tokenizer(release.shared("tokenizer")),
     )
-    return Opened(config=config, networks=networks, schedule=schedule, digest=_digest(release))
+    controls = {}
+    if (folder := release.controlnet) is not None:
+        controls["controlnet"] = lambda: PublishedControl(read_controlnet(folder))
+    return Opened(
+        config=config, networks=networks, schedule=schedule, digest=_digest(release), controls=controls
+    )
 
 
 def unpacked(path: Path) -> Path:
@@ -223,6 +229,8 @@ def _digest(release: Release) -> str:
     """SHA-256 over the configurations and weights that decide the pixels."""
     digest = hashlib.sha256()
     parts = {"unet": release.unet, **{n: release.shared(n) for n in ("vae", "text_encoder")}}
+    if release.controlnet is not None:
+        parts["controlnet"] = release.controlnet
     for name, folder in parts.items():
         assert folder is not None
         for file in (folder / "config.json", *weight_files(folder)):

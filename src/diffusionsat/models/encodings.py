@@ -111,7 +111,50 @@ def extended(numbers: Tensor, bandwidth: Bandwidth) -> dict[str, tuple[Tensor, T
     return {name: (f.nan_to_num(nan=0.0), f.isfinite().all(-1)) for name, f in features.items()}
 
 
+def relative(numbers: Tensor, frames: Tensor, bandwidth: Bandwidth) -> dict[str, tuple[Tensor, Tensor]]:
+    """Features of how condition frames differ from the image that is to be made.
+
+    ``days`` is the frame's date less the image's: nearly linear within a month, logarithmic beyond, with the
+    year's circle. Where a month is unknown it is the years' difference. ``gsd_ratio`` is the logarithm of the
+    frame's gsd over the image's.
+
+    Args:
+        numbers: Of the image, (N, 7), as `numbers` returns them.
+        frames: Of a frame of it, (N, 7).
+        bandwidth: How fine the features are.
+
+    Returns:
+        As `extended`: features (N, F), finite everywhere, and a mask (N,), True where both are known.
+    """
+    image, frame = numbers.float(), frames.float()
+    years = 365.25 * (frame[:, 4] - image[:, 4])
+    days = _day_number(frame[:, 4:]) - _day_number(image[:, 4:])
+    days = torch.where(days.isfinite(), days, years)[:, None]
+    distance = torch.asinh(days / 30)  # 8 is a century
+    waves = _waves(distance * torch.pi / 8, bandwidth.year)
+    ratio = (frame[:, 2] / image[:, 2]).log2()[:, None]
+    season = 2 * torch.pi * days / 365.25
+    harmonics = [f(k * season) for k in range(1, bandwidth.season + 1) for f in (torch.sin, torch.cos)]
+    features = {
+        "days": torch.cat([distance / 5, waves, *harmonics], dim=-1),
+        "gsd_ratio": torch.cat([ratio / 4, _waves(ratio * torch.pi / 8, bandwidth.gsd)], dim=-1),
+    }
+    return {name: (f.nan_to_num(nan=0.0), f.isfinite().all(-1)) for name, f in features.items()}
+
+
+def _day_number(date: Tensor) -> Tensor:
+    """Days of the Gregorian calendar of (year, month, day), (N, 3) to (N,); a month alone is its middle.
+
+    Source: Howard Hinnant, "chrono-compatible low-level date algorithms"; the year starts in March.
+    """
+    year, month, day = date.unbind(-1)
+    march = (month + 9) % 12
+    year = year - (march >= 10).to(year.dtype)
+    leaps = (year / 4).floor() - (year / 100).floor() + (year / 400).floor()
+    return 365 * year + leaps + ((153 * march + 2) / 5).floor() + day.nan_to_num(nan=15.7)
+
+
 def _waves(x: Tensor, scales: int) -> Tensor:
     """Sines and cosines of x at 1, 2, 4, ... times its frequency, flattened to (B, F)."""
-    angles = x.reshape(len(x), -1, 1) * 2.0 ** torch.arange(scales, device=x.device)
+    angles = x.reshape(len(x), x.shape[1:].numel(), 1) * 2.0 ** torch.arange(scales, device=x.device)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

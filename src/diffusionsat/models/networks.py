@@ -1,13 +1,41 @@
 """What every family of networks offers, so that jobs and solvers need not know which one they have."""
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+# What a condition frame may show, by STAC's common names; the order of `Frames.values`.
+BANDS = (
+    *("red", "green", "blue", "nir", "rededge071", "rededge075", "rededge078"),
+    *("nir08", "swir16", "swir22", "coastal", "nir09", "cirrus"),
+)
+
+Residuals = tuple[list[Tensor], Tensor]  # what is added to a network's skips, and to its middle
+
+
+class Frames(NamedTuple):
+    """Condition frames of a batch of images; their order means nothing, and any of them may be absent.
+
+    Attributes:
+        values: (B, T, 13, H, W), of the bands in `BANDS`, 0 to 1; anything, NaN too, where there is none.
+        bands: (B, T, 13), True where a frame has a band; a frame without any is absent.
+        valid: (B, T, H, W), True where there is a measurement.
+        numbers: Metadata of each as `models.encodings.numbers` gives it, (B, T, 7), NaN unknown.
+    """
+
+    values: Tensor
+    bands: Tensor
+    valid: Tensor
+    numbers: Tensor
+
+    def to(self, device: torch.device) -> "Frames":
+        """The frames on a device."""
+        return Frames(*(part.to(device) for part in self))
 
 
 class Networks(Protocol):
@@ -35,7 +63,14 @@ class Networks(Protocol):
         """What `predict` wants to know of some prompts: tensors with a row a prompt."""
         ...
 
-    def predict(self, latents: Tensor, time: Tensor, text: tuple[Tensor, ...], numbers: Tensor) -> Tensor:
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: tuple[Tensor, ...],
+        numbers: Tensor,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
         """The network's prediction.
 
         Args:
@@ -43,6 +78,7 @@ class Networks(Protocol):
             time: The network's times, (B,).
             text: Rows of what `text` gave.
             numbers: Metadata as `models.encodings.numbers` gives it, (B, 7), NaN unknown.
+            residuals: What a `Control` gave.
         """
         ...
 
@@ -52,6 +88,47 @@ class Networks(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Image (B, 3, H, W), about [-1, 1], float32, of latents as `encode` gives them."""
+        ...
+
+
+class Control(Protocol):
+    """A ControlNet: frames steer a denoising network; they are looked at once, and used at every step."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move everything to a device and a precision, ready to steer."""
+        ...
+
+    def frames(self, frames: Frames, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What `residuals` wants to know of the pixels: tensors with a row an image.
+
+        Args:
+            frames: H and W a whole number of times smaller than the images.
+            size: Width and height of the images, in pixels.
+
+        Raises:
+            ConfigError: If the frames do not fit.
+        """
+        ...
+
+    def residuals(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: tuple[Tensor, ...],
+        numbers: Tensor,
+        frames: tuple[Tensor, ...],
+        frame_numbers: Tensor,
+    ) -> Residuals:
+        """What is to be added in the denoising network.
+
+        Args:
+            latents: As in `Networks.predict`, and so the next three.
+            time: (B,).
+            text: Rows of what `Networks.text` gave.
+            numbers: Metadata of the images, (B, 7), NaN unknown.
+            frames: Rows of what `frames` gave.
+            frame_numbers: Metadata of the frames, (B, T, 7), NaN unknown.
+        """
         ...
 
 

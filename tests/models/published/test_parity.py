@@ -11,10 +11,16 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers", reason="diffusers (extra [published]) is not installed")
 
+from diffusionsat import ConfigError, DiffusionSat, Metadata
+from diffusionsat.checkpoints.layout import Config
+from diffusionsat.checkpoints.opening import Opened
 from diffusionsat.diffusion.guidance import Guidance, guided
 from diffusionsat.diffusion.schedules import Discrete
 from diffusionsat.diffusion.solvers import euler
+from diffusionsat.model import Steering
 from diffusionsat.models import published
+from diffusionsat.models.networks import BANDS, Frames
+from diffusionsat.models.published import PublishedControl, PublishedNetworks
 from diffusionsat.models.published.metadata import embed
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -251,6 +257,95 @@ def test_our_solver_gives_the_published_pipelines_latents(case):
     euler(guided(estimates, Guidance(text=about["guidance_scale"])), start, sigmas, seen.append)
     for k, info in enumerate(seen):
         agree(info.latents / (1 + info.sigma**2) ** 0.5, t[f"out.latents.{k}"], 1e-4)
+
+
+class Bare(PublishedNetworks):
+    """A U-Net whose words are given as token states."""
+
+    def __init__(self, unet, states):
+        self.unet, self.states = unet, states
+
+    def to(self, device, dtype):
+        pass
+
+    def text(self, prompts):
+        return (self.states,)
+
+
+def denormalised(x):
+    """The numbers that `encodings.published` normalised, (..., 7)."""
+    factors = torch.tensor([0.36, 0.18, 0.001, 0.1, 0.12, 0.012, 0.031], dtype=torch.float64)
+    numbers = x.double() * factors - torch.tensor([180.0, 90, 0, 0, -1980, 0, 0], dtype=torch.float64)
+    numbers[..., 4:] = numbers[..., 4:].round()
+    return numbers
+
+
+def steered(case, row):
+    """A row of a pipeline case as a job would ask for it: model, metadata and condition."""
+    about, t = CASES[case], tensors(case)
+    given = inputs(t)
+    *known, year, month, day = denormalised(given["metadata"].reshape(-1, 7)[row]).tolist()
+    date = f"{year:.0f}-{month:02.0f}-{day:02.0f}"
+    metadata = Metadata(**dict(zip(("lon", "lat", "gsd", "cloud_cover"), known, strict=True)), date=date)
+    frames = given["controlnet_cond"] if "controlnet_cond" in given else given["image"][:, :, None]
+    frames = frames[row : row + 1].transpose(1, 2)
+    _, count, bands, height, width = frames.shape
+    visible, others = ("red", "green", "blue"), ("rededge071", "rededge075", "rededge078", "nir", "nir08")
+    names = (*visible, *others, "swir16", "swir22")[:bands]
+    values = torch.full((1, count, len(BANDS), height, width), torch.nan)
+    slots = [BANDS.index(name) for name in names]
+    values[:, :, slots] = frames
+    has = torch.isin(torch.arange(len(BANDS)), torch.tensor(slots)).expand(1, count, len(BANDS))
+    numbers = denormalised(given["cond_metadata"].reshape(-1, 7, count)[row].T)[None].float()
+    steering = Steering(
+        control="controlnet",
+        frames=Frames(values, has, torch.ones(1, count, height, width, dtype=torch.bool), numbers),
+        size=(64, 64),
+        strength=about["conditioning_scale"],
+    )
+    states = [given[name][row : row + 1] for name in ("prompt_embeds", "negative_prompt_embeds")]
+    opened = Opened(
+        config=Config(format="", format_version=1, name="", version="", licence="", prediction="v"),
+        networks=Bare(model(about["unet"]), torch.cat(states)),
+        schedule=Discrete.scaled_linear(),
+        digest="",
+        controls={"controlnet": lambda: PublishedControl(model(about["controlnet"]))},
+    )
+    return DiffusionSat(opened, device=torch.device("cpu"), precision="fp32"), metadata, steering
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith("pipeline_control")])
+@torch.no_grad()
+def test_steering_gives_the_published_pipelines_latents(case):
+    """As the test above, but through the model and its frames, as jobs use them."""
+    about, t = CASES[case], tensors(case)
+    for row in range(len(t["in.latents"])):
+        sat, metadata, steering = steered(case, row)
+        denoise = sat.conditioned([""], [metadata], "", Guidance(text=about["guidance_scale"]), steering)
+        sigmas, seen = sat.schedule.levels(about["num_inference_steps"], (64, 64)), []
+        start = t["in.latents"][row : row + 1] * float((1 + sigmas[0] ** 2).sqrt())
+        euler(denoise, start, sigmas, seen.append)
+        for k, info in enumerate(seen):
+            theirs = t[f"out.latents.{k}"][row : row + 1]
+            agree(info.latents / (1 + info.sigma**2) ** 0.5, theirs, 1e-4)
+
+
+def test_frames_that_a_published_controlnet_cannot_take():
+    several = steered("pipeline_control3d_v_g1", 0)[2].frames
+    sequence, single = (PublishedControl(model(f"controlnet{name}")) for name in ("3d_a_temp", "2d_a_c3"))
+    with pytest.raises(ConfigError, match="3 frames; this ControlNet takes one"):
+        single.frames(several, (64, 64))
+    with pytest.raises(ConfigError, match="lacks a band; this ControlNet takes red, green, blue"):
+        sequence.frames(several._replace(bands=~several.bands), (64, 64))
+    with pytest.raises(ConfigError, match="64x64 pixels; for images of 128x64 this ControlNet takes 128x64"):
+        sequence.frames(several, (128, 64))
+    with pytest.raises(ConfigError, match="takes 9 bands"):
+        PublishedControl(model("controlnet2d_b_c9"))
+    holed = several._replace(values=several.values.clone(), valid=several.valid.clone())
+    holed.values[..., 3], holed.valid[..., 3] = torch.nan, False
+    (condition,) = sequence.frames(holed, (64, 64))
+    assert not condition[..., 3].any()
+    assert condition[..., 4:].equal(several.values[:, :, :3].transpose(1, 2)[..., 4:])
 
 
 @pytest.mark.parametrize("path", sorted((FIXTURES / "manifests").glob("*net*.json")), ids=lambda p: p.stem)

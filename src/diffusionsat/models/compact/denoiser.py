@@ -5,18 +5,21 @@ through the same embedding. Attention stays off the finest level, where a CPU wo
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionsat.models.encodings import Bandwidth, extended
+from diffusionsat.models.networks import Residuals
 
 _GROUPS = 16
 
 
-class CompactDenoiser(nn.Module):
-    """Noisy latents, a time, text and metadata to the prediction that the model was trained for.
+class Encoder(nn.Module):
+    """The way down of the denoiser and its middle, which a ControlNet copies.
 
     Args:
         latent_channels: Channels of the latents.
@@ -44,38 +47,105 @@ class CompactDenoiser(nn.Module):
         super().__init__()
         if len(attention) != len(channels):
             raise ValueError(f"attention has {len(attention)} entries for {len(channels)} levels.")
+        bandwidth = bandwidth or Bandwidth()
+        self.sizes: dict[str, Any] = {
+            "latent_channels": latent_channels,
+            "channels": tuple(channels),
+            "blocks": blocks,
+            "attention": tuple(attention),
+            "head_width": head_width,
+            "embedding": embedding,
+            "text_width": text_width,
+            "bandwidth": bandwidth,
+        }
         self.factor = 2 ** (len(channels) - 1)  # latents' sides must be multiples of this
-        self.embed = Conditioning(embedding, text_width, bandwidth or Bandwidth())
+        self.skips = skip_widths(channels, blocks)
+        self.embed = Conditioning(embedding, text_width, bandwidth)
         self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
-
-        def block(width_in: int, width_out: int, attend: bool) -> _Block:
-            return _Block(width_in, width_out, embedding, text_width, head_width if attend else None)
-
         self.down = nn.ModuleList()
-        width, skips = channels[0], [channels[0]]
+        width = channels[0]
         for level, (wider, attend) in enumerate(zip(channels, attention, strict=True)):
             if level > 0:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-                skips.append(width)
             for _ in range(blocks):
-                self.down.append(block(width, wider, attend))
+                self.down.append(self.block(width, wider, attend))
                 width = wider
-                skips.append(width)
-        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+        self.middle = nn.ModuleList([self.block(width, width, True), self.block(width, width, False)])
+
+    def block(self, width_in: int, width: int, attend: bool) -> "Block":
+        """A block of this network's sizes."""
+        head_width = self.sizes["head_width"] if attend else None
+        return Block(width_in, width, self.sizes["embedding"], self.sizes["text_width"], head_width)
+
+    def encode(
+        self,
+        x: Tensor,
+        embedded: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        enter: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """What the way up takes: the features of every skip, of widths `skips`, and of the middle.
+
+        Args:
+            x: What ``conv_in`` made of the latents, (B, channels[0], h, w).
+            embedded: Embedding after its nonlinearity, (B, embedding).
+            text: Token states, (B, T, text_width).
+            text_mask: (B, T), True on tokens.
+            enter: Changes the features as they enter a level, whose number is the first argument.
+        """
+        enter = enter or (lambda _, x: x)
+        x, level = enter(0, x), 0
+        skips = [x]
+        for layer in self.down:
+            if isinstance(layer, Block):
+                x = layer(x, embedded, text, text_mask)
+            else:
+                level += 1
+                x = enter(level, layer(x))
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, embedded, text, text_mask)
+        return skips, x
+
+
+def skip_widths(channels: Sequence[int], blocks: int) -> list[int]:
+    """Widths of the features that an `Encoder` of these levels hands over, in their order."""
+    before = (channels[0], *channels)  # each level starts from the width of the one above
+    return [width for i, wider in enumerate(channels) for width in (before[i], *[wider] * blocks)]
+
+
+class CompactDenoiser(Encoder):
+    """Noisy latents, a time, text and metadata to the prediction that the model was trained for.
+
+    Args:
+        **sizes: See `Encoder`.
+    """
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        channels, blocks = self.sizes["channels"], self.sizes["blocks"]
+        width, skips = channels[-1], list(self.skips)
         self.up = nn.ModuleList()
-        for level, (narrower, attend) in reversed(list(enumerate(zip(channels, attention, strict=True)))):
+        for level, narrower in reversed(list(enumerate(channels))):
             for _ in range(blocks + 1):
-                self.up.append(block(width + skips.pop(), narrower, attend))
+                self.up.append(self.block(width + skips.pop(), narrower, self.sizes["attention"][level]))
                 width = narrower
             if level > 0:
                 self.up.append(_Upsample(width))
         self.norm_out = nn.GroupNorm(_GROUPS, width)
-        self.conv_out = nn.Conv2d(width, latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, self.sizes["latent_channels"], 3, padding=1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
     def forward(
-        self, latents: Tensor, time: Tensor, text: Tensor, text_mask: Tensor, metadata: Tensor
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        metadata: Tensor,
+        residuals: Residuals | None = None,
     ) -> Tensor:
         """Predict, in the dtype of the latents.
 
@@ -85,21 +155,20 @@ class CompactDenoiser(nn.Module):
             text: Token states, (B, T, text_width).
             text_mask: (B, T), True on tokens, False on padding.
             metadata: Numbers as `diffusionsat.models.encodings.numbers` gives them, (B, 7), NaN unknown.
+            residuals: What a ControlNet adds to the skips and to the middle.
 
         Returns:
             Prediction, (B, C, h, w).
         """
         embedded = F.silu(self.embed(time, text, text_mask, metadata)).to(self.conv_in.weight.dtype)
         text = text.to(latents.dtype)
-        x = self.conv_in(latents)
-        skips = [x]
-        for layer in self.down:
-            x = layer(x, embedded, text, text_mask) if isinstance(layer, _Block) else layer(x)
-            skips.append(x)
-        for layer in self.middle:
-            x = layer(x, embedded, text, text_mask)
+        skips, x = self.encode(self.conv_in(latents), embedded, text, text_mask)
+        if residuals is not None:
+            to_skips, to_middle = residuals
+            skips = [skip + more for skip, more in zip(skips, to_skips, strict=True)]
+            x = x + to_middle
         for layer in self.up:
-            if isinstance(layer, _Block):
+            if isinstance(layer, Block):
                 x = layer(torch.cat([x, skips.pop()], dim=1), embedded, text, text_mask)
             else:
                 x = layer(x)
@@ -117,9 +186,7 @@ class Conditioning(nn.Module):
         self.bandwidth = bandwidth
         self.time = _perceptron(_TIME_FEATURES, width)
         self.text = nn.Linear(text_width, width)
-        sizes = {name: f.shape[1] for name, (f, _) in extended(torch.zeros(1, 7), bandwidth).items()}
-        self.fields = nn.ModuleDict({name: _perceptron(size, width) for name, size in sizes.items()})
-        self.nulls = nn.ParameterDict({name: nn.Parameter(0.1 * torch.randn(width)) for name in sizes})
+        self.fields, self.nulls = fields_and_nulls(extended(torch.zeros(1, 7), bandwidth), width)
 
     def forward(self, time: Tensor, text: Tensor, text_mask: Tensor, metadata: Tensor) -> Tensor:
         """Embedding (B, width); arguments as in `CompactDenoiser.forward`."""
@@ -127,11 +194,26 @@ class Conditioning(nn.Module):
         weights = text_mask.to(dtype)[:, :, None]
         mean_text = (text.to(dtype) * weights).sum(1) / weights.sum(1)
         total = self.time(_time_features(time).to(dtype)) + self.text(mean_text)
-        for name, (features, known) in extended(metadata, self.bandwidth).items():
-            total = total + torch.where(
-                known[:, None], self.fields[name](features.to(dtype)), self.nulls[name]
-            )
-        return total
+        return add_fields(total, extended(metadata, self.bandwidth), self.fields, self.nulls)
+
+
+Features = dict[str, tuple[Tensor, Tensor]]  # of each field, (N, F), and whether it is known, (N,)
+
+
+def fields_and_nulls(example: Features, width: int) -> tuple[nn.ModuleDict, nn.ParameterDict]:
+    """For each field a perceptron of its features, and what stands for it where it is unknown."""
+    sizes = {name: features.shape[1] for name, (features, _) in example.items()}
+    return (
+        nn.ModuleDict({name: _perceptron(size, width) for name, size in sizes.items()}),
+        nn.ParameterDict({name: nn.Parameter(0.1 * torch.randn(width)) for name in sizes}),
+    )
+
+
+def add_fields(total: Tensor, features: Features, fields: nn.ModuleDict, nulls: nn.ParameterDict) -> Tensor:
+    """Add each field's embedding, or its null, to an embedding (N, width)."""
+    for name, (values, known) in features.items():
+        total = total + torch.where(known[:, None], fields[name](values.to(total.dtype)), nulls[name])
+    return total
 
 
 _TIME_FEATURES = 128
@@ -149,7 +231,7 @@ def _perceptron(size: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, 128), nn.SiLU(), nn.Linear(128, width))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A residual block modulated by the embedding, then attention if ``head_width`` is given."""
 
     def __init__(
@@ -167,6 +249,7 @@ class _Block(nn.Module):
         self.attention = None if head_width is None else _Attention(width, text_width, head_width)
 
     def forward(self, x: Tensor, embedded: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Features (B, width, h, w) of x, (B, width_in, h, w)."""
         scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)
         hidden = self.conv_in(F.silu(self.norm_in(x)))
         hidden = self.conv(F.silu(self.norm(hidden) * (1 + scale) + shift))

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
+from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.text import Prompter
+from diffusionsat.models.networks import Frames, Residuals
 
 
 class CompactNetworks:
@@ -32,9 +34,7 @@ class CompactNetworks:
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move everything; metadata's and words' embeddings stay in float32."""
         self.dtype = dtype
-        self.denoiser = _channels_last(self.denoiser.to(device)).eval()
-        for name, part in self.denoiser.named_children():
-            part.to(torch.float32 if name == "embed" else dtype)  # metadata stays exact until it is embedded
+        self.denoiser = _moved(self.denoiser, device, dtype)
         self.autoencoder = _channels_last(self.autoencoder.to(device, dtype)).eval()
         self.prompter.encoder.to(device, torch.float32).eval()
 
@@ -46,11 +46,18 @@ class CompactNetworks:
         """Token states (B, T, width) and their mask (B, T)."""
         return self.prompter(prompts)
 
-    def predict(self, latents: Tensor, time: Tensor, text: tuple[Tensor, ...], numbers: Tensor) -> Tensor:
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: tuple[Tensor, ...],
+        numbers: Tensor,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
         """Velocity of flow matching."""
         states, mask = text
         latents = latents.to(self.dtype, memory_format=torch.channels_last)
-        return self.denoiser(latents, time, states, mask, numbers)
+        return self.denoiser(latents, time, states, mask, numbers, residuals)
 
     def encode(self, image: Tensor) -> Tensor:
         """Latents (B, C, H/4, W/4), float32, of an image (B, 3, H, W) in [-1, 1]."""
@@ -61,7 +68,49 @@ class CompactNetworks:
         return self.autoencoder.decode(latents.to(self.dtype, memory_format=torch.channels_last)).float()
 
 
+class CompactControl:
+    """A compact ControlNet; see `diffusionsat.models.networks.Control`.
+
+    Args:
+        network: What steers.
+    """
+
+    def __init__(self, network: CompactControlNet) -> None:
+        self.network, self.dtype = network, torch.float32
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the network; metadata's and words' embeddings stay in float32."""
+        self.dtype = dtype
+        self.network = _moved(self.network, device, dtype)
+
+    def frames(self, frames: Frames, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `CompactControlNet.encode_frames`."""
+        return self.network.encode_frames(frames, size)
+
+    def residuals(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: tuple[Tensor, ...],
+        numbers: Tensor,
+        frames: tuple[Tensor, ...],
+        frame_numbers: Tensor,
+    ) -> Residuals:
+        """See `CompactControlNet.residuals`."""
+        states, mask = text
+        latents = latents.to(self.dtype, memory_format=torch.channels_last)
+        return self.network.residuals(latents, time, states, mask, numbers, frames, frame_numbers)
+
+
 _Network = TypeVar("_Network", bound=nn.Module)
+
+
+def _moved(network: _Network, device: torch.device, dtype: torch.dtype) -> _Network:
+    """A network ready to predict, its metadata exact until it is embedded."""
+    network = _channels_last(network.to(device)).eval()
+    for name, part in network.named_children():
+        part.to(torch.float32 if name in ("embed", "frame_embed") else dtype)
+    return network
 
 
 def _channels_last(network: _Network) -> _Network:

@@ -13,7 +13,7 @@ except ImportError as error:
 
 from diffusionsat.models.published.controlnet import ControlNetModel
 from diffusionsat.models.published.controlnet_3d import ControlNetModel3D
-from diffusionsat.models.published.networks import PublishedNetworks
+from diffusionsat.models.published.networks import PublishedControl, PublishedNetworks
 from diffusionsat.models.published.unet import SatUNet
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "CLIPTokenizer",
     "ControlNetModel",
     "ControlNetModel3D",
+    "PublishedControl",
     "PublishedNetworks",
     "SatUNet",
 ]

@@ -6,9 +6,21 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from diffusionsat.errors import ConfigError
 from diffusionsat.models.encodings import published
-from diffusionsat.models.networks import lost_word
+from diffusionsat.models.networks import BANDS, Frames, Residuals, lost_word
+from diffusionsat.models.published.controlnet import ControlNetModel
+from diffusionsat.models.published.controlnet_3d import ControlNetModel3D
 from diffusionsat.models.published.unet import SatUNet
+
+# Bands of the released ControlNets by their number: pictures, and fMoW-Sentinel for super-resolution.
+_SHOWN = {
+    3: ("red", "green", "blue"),
+    10: (
+        *("red", "green", "blue", "rededge071", "rededge075", "rededge078"),
+        *("nir", "nir08", "swir16", "swir22"),
+    ),
+}
 
 
 class PublishedNetworks:
@@ -55,9 +67,24 @@ class PublishedNetworks:
         )
         return (self.text_encoder(tokens.input_ids.to(self.text_encoder.device)).last_hidden_state,)
 
-    def predict(self, latents: Tensor, time: Tensor, text: tuple[Tensor, ...], numbers: Tensor) -> Tensor:
+    def predict(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: tuple[Tensor, ...],
+        numbers: Tensor,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
         """Epsilon, v or x0, as the checkpoint's schedule says."""
-        return self.unet(latents.to(self.unet.dtype), time, text[0], metadata=published(numbers)).sample
+        to_skips, to_middle = residuals or (None, None)
+        return self.unet(
+            latents.to(self.unet.dtype),
+            time,
+            text[0],
+            metadata=published(numbers),
+            down_block_additional_residuals=to_skips,
+            mid_block_additional_residual=to_middle,
+        ).sample
 
     def encode(self, image: Tensor) -> Tensor:
         """Latents (B, 4, H/8, W/8), float32, the mode of the posterior, of an image in [-1, 1]."""
@@ -69,3 +96,64 @@ class PublishedNetworks:
         latents = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
         image = self.vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
         return image.float()
+
+
+class PublishedControl:
+    """A published ControlNet; see `diffusionsat.models.networks.Control`.
+
+    The 2D network takes one frame; the 3D one any number of RGB frames, in their order. They know no masks:
+    a pixel that is not valid is 0, and every frame must have every band.
+
+    Args:
+        network: What steers.
+    """
+
+    def __init__(self, network: ControlNetModel) -> None:
+        count, self.network = network.config["conditioning_in_channels"], network
+        if count not in _SHOWN:
+            raise ConfigError(f"This ControlNet takes {count} bands; known are nets of 3 and of 10 bands.")
+        self.slots = [BANDS.index(band) for band in _SHOWN[count]]
+        self.sequence = isinstance(network, ControlNetModel3D)
+        self.scale = network.config.get("conditioning_scale", 1)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the network."""
+        nn.Module.to(self.network, device, dtype).eval()
+
+    def frames(self, frames: Frames, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """The condition as the network takes it; it is encoded at every step, as published."""
+        count, wanted = frames.bands.shape[1], (size[0] // self.scale, size[1] // self.scale)
+        if count == 0 or (count > 1 and not self.sequence):
+            several = "one or more" if self.sequence else "one"
+            raise ConfigError(f"There are {count} frames; this ControlNet takes {several}.")
+        if not frames.bands[:, :, self.slots].all():
+            names = ", ".join(BANDS[slot] for slot in self.slots)
+            raise ConfigError(f"A frame lacks a band; this ControlNet takes {names}.")
+        values = torch.where(frames.valid[:, :, None], frames.values[:, :, self.slots], 0).nan_to_num(nan=0.0)
+        if values.shape[:-3:-1] != wanted:
+            raise ConfigError(
+                f"frames are {values.shape[-1]}x{values.shape[-2]} pixels; for images of {size[0]}x{size[1]} "
+                f"this ControlNet takes {wanted[0]}x{wanted[1]}."
+            )
+        return (values.transpose(1, 2) if self.sequence else values[:, 0],)
+
+    def residuals(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: tuple[Tensor, ...],
+        numbers: Tensor,
+        frames: tuple[Tensor, ...],
+        frame_numbers: Tensor,
+    ) -> Residuals:
+        """What the network's call gives."""
+        dtype, of_frames = self.network.dtype, published(frame_numbers).transpose(1, 2)
+        return self.network(
+            latents.to(dtype),
+            time,
+            text[0],
+            frames[0].to(dtype),
+            metadata=published(numbers),
+            cond_metadata=of_frames,
+            return_dict=False,
+        )
