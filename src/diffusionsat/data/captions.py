@@ -9,6 +9,7 @@ import calendar
 import numpy as np
 
 from diffusionsat.data.parquet import Sample
+from diffusionsat.data.records import Pieces
 
 VIEWS = (
     "{}",
@@ -108,6 +109,13 @@ SOURCES = {
 }
 
 _MONTHS = tuple(calendar.month_name)  # index 0 is empty
+_KEPT = ("article", "kind", "caption")  # pieces without which there is no sentence
+
+
+def some_pieces(pieces: Pieces, rate: float, rng: np.random.Generator) -> str:
+    """A caption of pieces, each left out at a rate, save those without which there is no sentence."""
+    left_out = {name for name, _ in pieces if rng.random() < rate} - {*_KEPT}
+    return "".join(text for name, text in pieces if name not in left_out)
 
 
 def caption(sample: Sample, rng: np.random.Generator) -> str:

@@ -1,0 +1,339 @@
+"""Training examples as a function of the seed and of how many were seen.
+
+No state is kept: the example at a position is the same whatever came before, on any rank, in any worker,
+after any restart. Each source is gone through in epochs, in each of which every image comes once: row groups
+in a random order, images shuffled within windows of 8 of them, so that few row groups are read at a time.
+"""
+
+import logging
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusionsat.data import captions, crops
+from diffusionsat.data.parquet import Sample
+from diffusionsat.data.records import Frame, Record
+from diffusionsat.data.sensors import Scaling, stretch
+from diffusionsat.data.sources import WINDOW, Images, Source
+from diffusionsat.errors import ConfigError, DatasetError
+from diffusionsat.metadata import Metadata
+from diffusionsat.noise_keys import PURPOSES, check_seed
+
+log = logging.getLogger(__name__)
+
+BLOCK = 4096  # positions in which every source has exactly its share
+_GROUPS, _WINDOW, _SHARES, _SIZE, _EXAMPLE = range(5)  # what a stream of random numbers is for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """An image that an example is conditioned on, on the grid of the example's pixels.
+
+    Args:
+        values: Reflectance, or shares of the display range, 0 to 1, float32 (bands, size, size); unknown 0.
+        valid: Where all bands are known, bool (size, size).
+        bands: Their names.
+        metadata: Of these pixels.
+        role: Its part in the record.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+    bands: tuple[str, ...]
+    metadata: Metadata
+    role: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One training example, already cropped and with its caption chosen.
+
+    Args:
+        key: Of its record, unique within the source, and the number of the frame.
+        source: Name of the data set.
+        pixels: uint8 (size, size, 3).
+        metadata: Of these pixels; None is unknown.
+        caption: May be empty.
+        frames: What a ControlNet is given, by date.
+    """
+
+    key: str
+    source: str
+    pixels: np.ndarray
+    metadata: Metadata
+    caption: str
+    frames: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """Which frames of a record condition which: the task of a ControlNet.
+
+    Args:
+        most: At most so many conditions; 1 to this many are drawn for each example.
+        targets: Roles that are predicted; None is all that have colours.
+        conditions: Roles that are given; None is all.
+    """
+
+    most: int = 1
+    targets: Collection[str] | None = None
+    conditions: Collection[str] | None = None
+
+
+class Mixture:
+    """An endless, deterministic mixture of sources.
+
+    A source whose images are all smaller than a size gives none of that size, and its share goes to the
+    others in proportion; a size for which no source has an image is refused.
+
+    Args:
+        sources: With names of their own.
+        weights: Share of each source by its name, to the nearest 4096th; None is by their numbers of images.
+        seed: Of order, crops, captions.
+        sizes: Share of the batches by the side of their images in pixels.
+        drop_pieces: Rate at which each piece of a caption is left out.
+        companions: For conditional tasks; None gives single images, every frame of a sequence being one.
+        held_out: Give the tenth of the places that is kept for validation instead of the rest.
+
+    Raises:
+        ConfigError: If names, weights or sizes cannot be.
+        DatasetError: If no source has an image of a size.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        seed: int,
+        sizes: Mapping[int, float],
+        weights: Mapping[str, float] | None = None,
+        drop_pieces: float = 0.1,
+        companions: Companions | None = None,
+        held_out: bool = False,
+    ) -> None:
+        self.sources, self.seed, self.companions = tuple(sources), check_seed(seed), companions
+        self.weights, self.drop_pieces = weights, drop_pieces
+        self.sizes = {size: share for size, share in sizes.items() if share > 0}
+        _check(self.sources, weights, self.sizes)
+        self._streams = {size: self._stream(size, held_out) for size in sorted(self.sizes)}
+
+    def size(self, batch: int) -> int:
+        """Side in pixels of the images of a batch, counted from 0."""
+        sizes = sorted(self.sizes)
+        shares = np.array([self.sizes[size] for size in sizes])
+        return int(_rng(self.seed, _SIZE, batch).choice(sizes, p=shares / shares.sum()))
+
+    def example(self, position: int, size: int) -> Example:
+        """The example that is the ``position``-th image of the run, counted from 0.
+
+        Raises:
+            DatasetError: If it cannot be read.
+        """
+        source, image = self._streams[size].draw(position)
+        rng = _rng(self.seed, _EXAMPLE, position, size)
+        record = source.record(image)
+        number = int(source.images.frame[image])
+        frame = record.frames[number]
+        pixels = frame.rgb()
+        height, width = pixels.shape[:2]
+        drawn = crops.draw(frame.metadata, height, width, size, rng)
+        key = record.key if len(record.frames) == 1 else f"{record.key}/{number}"
+        return Example(
+            key=key,
+            source=source.name,
+            pixels=np.ascontiguousarray(drawn.cut(pixels)),
+            metadata=drawn.metadata(frame.metadata),
+            caption=self._caption(record, frame, rng),
+            frames=self._conditions(record, number, drawn, rng) if self.companions else (),
+        )
+
+    def validation(self) -> "Mixture":
+        """The mixture of what is held out of this one, by the same weights; its positions start at 0 too."""
+        return Mixture(
+            self.sources,
+            seed=self.seed,
+            sizes=self.sizes,
+            weights=self.weights,
+            drop_pieces=self.drop_pieces,
+            companions=self.companions,
+            held_out=True,
+        )
+
+    def _stream(self, size: int, held_out: bool) -> "_Stream":
+        parts = []
+        for source in self.sources:
+            rows = self._usable(source.images, size) & (source.images.held_out == held_out)
+            share = rows.sum() if self.weights is None else self.weights[source.name]
+            if rows.any() and share > 0:
+                parts.append((_Order(source, np.flatnonzero(rows), self.seed), float(share)))
+            elif share > 0 or self.weights is None:
+                log.info(
+                    "%s has no image of %d px for this task; the others get its share", source.name, size
+                )
+        if not parts:
+            largest = max(int(source.images.side.max(initial=0)) for source in self.sources)
+            raise DatasetError(
+                f"No source has {'held-out ' * held_out}images of {size} px for this task; the largest "
+                f"has a side of {largest}. Leave the size out or add a source."
+            )
+        return _Stream(parts, self.seed)
+
+    def _usable(self, images: Images, size: int) -> np.ndarray:
+        usable = images.colour & (images.side >= size)
+        if self.companions is None:
+            return usable
+        if self.companions.targets is not None:
+            usable &= np.isin(images.role, list(self.companions.targets))
+        given = np.ones(len(images.role), bool)
+        if self.companions.conditions is not None:
+            given = np.isin(images.role, list(self.companions.conditions))
+        # Conditions of a row, less the image itself.
+        first = np.cumsum(images.frame == 0) - 1
+        there = np.bincount(first, given, minlength=1)[first] - given
+        return usable & (there >= 1)
+
+    def _caption(self, record: Record, frame: Frame, rng: np.random.Generator) -> str:
+        sentence = captions.some_pieces(record.pieces + frame.pieces, self.drop_pieces, rng)
+        known = Sample(
+            key=record.key,
+            source=record.source,
+            encoded=b"",
+            metadata=frame.metadata,
+            label=record.label,
+            caption=sentence or None,
+        )
+        return captions.caption(known, rng)
+
+    def _conditions(
+        self, record: Record, target: int, drawn: crops.Crop, rng: np.random.Generator
+    ) -> tuple[Condition, ...]:
+        assert self.companions is not None
+        roles = self.companions.conditions
+        others = [
+            i for i, f in enumerate(record.frames) if i != target and (roles is None or f.role in roles)
+        ]
+        count = int(rng.integers(1, min(self.companions.most, len(others)) + 1))
+        chosen = [record.frames[others[i]] for i in sorted(rng.permutation(len(others))[:count])]
+        chosen.sort(key=lambda frame: frame.metadata.date or "")
+        return tuple(_condition(frame, drawn) for frame in chosen)
+
+
+def _check(
+    sources: Sequence[Source], weights: Mapping[str, float] | None, sizes: Mapping[int, float]
+) -> None:
+    names = [source.name for source in sources]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"sources are named {', '.join(names) or 'nothing'}. Give some, with different names."
+        )
+    if weights is not None and (set(weights) != set(names) or not min(weights.values()) >= 0):
+        raise ConfigError(
+            f"weights are given for {', '.join(weights)}; the sources are {', '.join(names)}. "
+            "Give each a number from 0."
+        )
+    if not sizes or not all(size >= 1 for size in sizes):
+        raise ConfigError(f"sizes are {dict(sizes)}. Give sides in pixels with their shares of the batches.")
+
+
+def _condition(frame: Frame, drawn: crops.Crop) -> Condition:
+    if frame.scaling is not None and frame.scaling.gain is not None:
+        values, known = frame.reflectance()
+    else:
+        stored = frame.pixels()
+        known = (frame.scaling or Scaling()).valid(stored)
+        values = (stored if stored.dtype == np.uint8 else stretch(stored, known)) / np.float32(255)
+    everywhere = np.all(known, axis=2)
+    values, valid, metadata = drawn.cut_other(np.clip(values, 0, 1), everywhere, frame.metadata)
+    return Condition(
+        values=np.ascontiguousarray(np.moveaxis(values, 2, 0)),
+        valid=np.ascontiguousarray(valid),
+        bands=frame.bands,
+        metadata=metadata,
+        role=frame.role,
+    )
+
+
+class _Stream:
+    """Which image of which source a position has, at one size.
+
+    Sizes that the same sources serve by the same shares have one and the same order.
+    """
+
+    def __init__(self, parts: Sequence[tuple["_Order", float]], seed: int) -> None:
+        self.orders, self.seed = [order for order, _ in parts], seed
+        shares = np.array([share for _, share in parts])
+        self.counts = _apportion(shares / shares.sum(), BLOCK)
+        self.block = (-1, np.empty(0), np.empty(0))
+
+    def draw(self, position: int) -> tuple[Source, int]:
+        """The source and the entry of its `images`."""
+        block, place = divmod(position, BLOCK)
+        held = self.block  # one object, since other threads may put another block there meanwhile
+        if held[0] != block:
+            which = np.repeat(np.arange(len(self.counts)), self.counts)
+            which = _rng(self.seed, _SHARES, block).permutation(which)
+            rank = np.empty(BLOCK, np.int64)
+            for i, count in enumerate(self.counts):
+                rank[which == i] = block * int(count) + np.arange(count)
+            held = self.block = (block, which, rank)
+        _, which, rank = held
+        order = self.orders[which[place]]
+        return order.source, order.image(int(rank[place]))
+
+
+def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to a total, as near to the shares as can be, none of them 0."""
+    counts = np.maximum(1, np.floor(shares * total)).astype(np.int64)
+    while (left := total - int(counts.sum())) != 0:
+        wanted = shares * total - counts
+        counts[np.argmax(wanted) if left > 0 else np.argmin(wanted)] += np.sign(left)
+    return counts
+
+
+class _Order:
+    """A permutation of some images of a source for every epoch.
+
+    It depends on the seed, the source's name and the images, not on their size: sizes that the same images
+    are large enough for go through one and the same epoch.
+    """
+
+    def __init__(self, source: Source, images: np.ndarray, seed: int) -> None:
+        self.source, self.seed, self.code = source, seed, zlib.crc32(source.name.encode())
+        held = source.images
+        new = (np.diff(held.shard[images]) != 0) | (np.diff(held.group[images]) != 0)
+        self.groups = np.split(images, np.flatnonzero(new) + 1)
+        self.count = len(images)
+        self.epoch = (-1, np.empty(0, np.int64), np.empty(0, np.int64))
+        self.window = (-1, -1, np.empty(0, np.int64))
+
+    def image(self, n: int) -> int:
+        """The n-th image of the endless order."""
+        epoch, place = divmod(n, self.count)
+        order, ends = self._epoch(epoch)
+        window = int(np.searchsorted(ends, place, side="right"))
+        held = self.window
+        if held[:2] != (epoch, window):
+            groups = order[window * WINDOW : (window + 1) * WINDOW]
+            images = np.concatenate([self.groups[i] for i in groups])
+            shuffled = _rng(self.seed, _WINDOW, epoch, self.code, window).permutation(images)
+            held = self.window = (epoch, window, shuffled)
+        shuffled = held[2]
+        return int(shuffled[place - ends[window] + len(shuffled)])
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the row groups, and how many images there are to the end of each window."""
+        held = self.epoch
+        if held[0] != epoch:
+            order = _rng(self.seed, _GROUPS, epoch, self.code).permutation(len(self.groups))
+            lengths = np.array([len(self.groups[i]) for i in order])
+            ends = np.cumsum(np.add.reduceat(lengths, np.arange(0, len(lengths), WINDOW)))
+            held = self.epoch = (epoch, order, ends)
+        return held[1:]
+
+
+def _rng(seed: int, purpose: int, number: int, which: int = 0, part: int = 0) -> np.random.Generator:
+    """Random numbers of a purpose; word 0 of the counter is left to the stream itself."""
+    counter = np.array([0, purpose << 32 | part, number, which], np.uint64)
+    return np.random.Generator(np.random.Philox(key=[seed, PURPOSES["order"]], counter=counter))
