@@ -188,6 +188,11 @@ def test_corrected_xbd_places():
     unknown = published.xbd_numerical_metadata(xbd(), 16, corrected=True)
     assert unknown.isnan().tolist() == [True, True, False, True, False, False, False]
     assert published.metadata_normalize(unknown)[:4].tolist() == [0, 0, 2000, 0]
+    record = xbd()
+    record["pre-metadata.json"]["metadata"]["pan_resolution"] = 0.5
+    options = {"rgb_key": "pre-input.npy", "md_key": "pre-metadata.json"}
+    gsd = [published.xbd_numerical_metadata(record, 16, corrected=c, **options)[2] for c in (False, True)]
+    assert gsd == [2, 0.5]
 
 
 def test_corrected_texas_and_spacenet_numbers():

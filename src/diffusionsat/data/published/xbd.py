@@ -14,7 +14,7 @@ from diffusionsat.data.published.draws import Draws, draws
 from diffusionsat.data.published.images import condition_image
 from diffusionsat.data.published.normalisation import shifted_numbers
 from diffusionsat.data.published.places import Polygon, centroid, polygons
-from diffusionsat.data.published.records import Record, array, day, items, name, number, text
+from diffusionsat.data.published.records import Record, array, day, field, items, name, number, text
 from diffusionsat.data.published.samples import ControlSample, control_sample
 from diffusionsat.errors import ConfigError, DatasetError
 
@@ -87,7 +87,7 @@ def xbd_numerical_metadata(
         base_lon: Degrees added to the longitude.
         base_lat: Degrees added to the latitude.
         corrected: The place is the centre of all buildings; it and the cloud cover are NaN where unknown,
-            where published 0.
+            where published 0; the resolution is the panchromatic band's where the record says it.
 
     Raises:
         DatasetError: If the record lacks something.
@@ -96,10 +96,13 @@ def xbd_numerical_metadata(
     moment, _, rest = md_key.partition("-")
     buildings = _buildings(example, md_key) or _buildings(example, f"{_OTHER.get(moment, moment)}-{rest}")
     chosen = buildings if corrected else buildings[:1]
+    # "gsd" is that of the multispectral bands, from which the images were sharpened to the panchromatic one's.
+    sharpened = corrected and "pan_resolution" in field(example, md_key, "metadata")
+    kind = "pan_resolution" if sharpened else "gsd"
     return shifted_numbers(
         example,
         centroid([polygon for building in chosen for polygon in building]) if chosen else None,
-        number(example, md_key, "metadata", "gsd") * min(height, width) / target_resolution,
+        number(example, md_key, "metadata", kind) * min(height, width) / target_resolution,
         None,
         day(example, text(example, md_key, "metadata", "capture_date")),
         bases=(base_lon, base_lat, base_year),
