@@ -28,7 +28,7 @@ from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.text import Prompter, TextEncoder, from_bert
 from diffusionsat.training.denoiser import Reader, Recipe, train_denoiser
 from diffusionsat.training.latents import Bank, build_bank
-from diffusionsat.training.perceptual import PerceptualDistance
+from diffusionsat.training.states import read_state
 
 log = logging.getLogger("train_compact")
 
@@ -128,8 +128,7 @@ def autoencoder(args: argparse.Namespace) -> None:
         for name, count in (("eurosat_rgb", 256), ("uc_merced", 64), ("naip_california_cities", 64))
     }
     network = CompactAutoencoder().to(memory_format=torch.channels_last)
-    distance = PerceptualDistance().to(memory_format=torch.channels_last)
-    if not autoencoders.train_autoencoder(network, images, test, recipe, args.output, distance):
+    if not autoencoders.train_autoencoder(network, images, test, recipe, args.output):
         return
     some = [autoencoders.crops(images, recipe, (1 << 40) + i) for i in range(64)]
     autoencoders.calibrate(network, some)
@@ -192,9 +191,9 @@ def export(args: argparse.Namespace) -> None:
     from diffusionsat.tasks.selftest import statistics
 
     prompter = minilm()
-    trained = torch.load(args.denoiser / "last.pt", weights_only=True)
+    trained = read_state(args.denoiser / "last.pt")
     networks = {
-        "denoiser": trained["average"],
+        "denoiser": trained["averages"]["0.1"],
         "autoencoder": load_file(args.autoencoder / "autoencoder.safetensors"),
         "text_encoder": prompter.encoder.state_dict(),
     }

@@ -10,10 +10,10 @@ from torch import nn
 import diffusionsat.training.autoencoder as autoencoders
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
 from diffusionsat.models.compact.denoiser import CompactDenoiser
-from diffusionsat.training.denoiser import Reader, Recipe, flow_loss, train_denoiser
-from diffusionsat.training.ema import PowerAverage
+from diffusionsat.training.denoiser import Reader, Recipe, train_denoiser
 from diffusionsat.training.latents import Bank
 from diffusionsat.training.muon import Muon, orthogonalize
+from diffusionsat.training.states import read_state
 
 
 def test_orthogonalize_pushes_singular_values_towards_one():
@@ -51,21 +51,6 @@ def test_other_parameters_follow_adamw():
             parameter.grad = gradient.clone()
             optimiser.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-def test_power_average_weighs_late_weights_by_a_power():
-    network = nn.Linear(1, 1, bias=False)
-    average, gamma, steps = PowerAverage(network), 6.94, 200
-    for step in range(1, steps + 1):
-        network.weight.data.fill_(float(step))
-        average.update(network, step)
-    weights = np.arange(1, steps + 1) ** gamma
-    expected = (weights * np.arange(1, steps + 1)).sum() / weights.sum()
-    assert float(average.weights["weight"]) == pytest.approx(expected, rel=5e-3)
-    with average.applied_to(network):
-        assert float(network.weight.detach()) == pytest.approx(expected, rel=5e-3)
-        assert not network.training
-    assert float(network.weight.detach()) == steps
 
 
 def small():
@@ -159,22 +144,6 @@ def test_larger_latents_come_in_smaller_batches():
     assert sizes == {(512, 4), (128, 8)}
 
 
-def test_flow_loss_of_a_perfect_network_is_zero():
-    latents = torch.randn(4, 4, 4, 4)
-    batch = (latents, torch.zeros(4, 1, 8), torch.ones(4, 1, dtype=torch.bool), torch.zeros(4, 7))
-
-    def perfect(x, t, *_):
-        t = t.view(-1, 1, 1, 1)
-        return (x - latents) / t  # noise - clean, from x = (1 - t) * clean + t * noise
-
-    assert float(flow_loss(perfect, batch, torch.Generator().manual_seed(0))) < 1e-8
-    assert (
-        1.5
-        < float(flow_loss(lambda x, *_: torch.zeros_like(x), batch, torch.Generator().manual_seed(0)))
-        < 2.5
-    )
-
-
 def run(folder, stop_after=None):
     network, r = small(), recipe()
     read = reader(r)
@@ -188,9 +157,7 @@ def run(folder, stop_after=None):
             return batch(seen)
 
         read.batch = stopping
-    train_denoiser(
-        network, read, read.batch(10**6)[:4] if stop_after is None else reader(r).batch(10**6), r, folder
-    )
+    train_denoiser(network, read, reader(r).batch(10**6), r, folder)
     return network
 
 
@@ -201,15 +168,29 @@ def test_a_stopped_training_goes_on_exactly(tmp_path):
     resumed = run(tmp_path / "stopped")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert a.equal(b)
-    a, b = (torch.load(tmp_path / n / "last.pt", weights_only=True)["average"] for n in ("whole", "stopped"))
+    a, b = (read_state(tmp_path / n / "last.pt")["averages"]["0.1"] for n in ("whole", "stopped"))
     assert all(a[name].equal(b[name]) for name in a)
+    assert all(value.equal(a[name]) for name, value in whole.state_dict().items())
     lines = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert lines
     assert lines[-1]["seen"] <= 96
 
 
+def test_a_state_of_version_0_1_is_taken_up(tmp_path):
+    """It had one average, under another key."""
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "old", stop_after=5)
+    file = tmp_path / "old/last.pt"
+    state = torch.load(file, weights_only=True)
+    state["average"] = state.pop("averages")["0.1"]
+    del state["scaler"]
+    torch.save(state, file)
+    resumed = run(tmp_path / "old")
+    assert all(a.equal(b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
 def test_training_learns(tmp_path):
-    network, r = small(), recipe(images=12_000, batch_size=4, decay=4000, log_every=2500)
+    network, r = small(), recipe(images=5000, batch_size=4, decay=2000, log_every=1200)
     read = reader(r)
     train_denoiser(network, read, read.batch(10**6), r, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -222,7 +203,14 @@ def test_autoencoder_learns_and_resumes(tmp_path, monkeypatch):
         "x": [np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(4)]
     }
     made = autoencoders.Recipe(
-        images=320, weights={"x": 1.0}, batch_size=4, size=32, decay=80, warm_up=16, log_every=160
+        images=320,
+        weights={"x": 1.0},
+        batch_size=4,
+        size=32,
+        decay=80,
+        warm_up=16,
+        log_every=160,
+        perceptual=0.0,
     )
 
     def network():
@@ -235,14 +223,13 @@ def test_autoencoder_learns_and_resumes(tmp_path, monkeypatch):
     assert autoencoders.train_autoencoder(whole, images, test, made, tmp_path / "whole")
     assert autoencoders.reconstruction_psnr(whole, test["x"]) > before + 3
 
-    def stopping(*args, real=autoencoders.loss, calls=[]):  # noqa: B006
-        calls.append(args)
-        if len(calls) == 30:
+    def stopping(*args, real=autoencoders.crops):
+        if args[2] == 120:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(autoencoders, "loss", stopping)
+        patch.setattr(autoencoders, "crops", stopping)
         assert not autoencoders.train_autoencoder(network(), images, test, made, tmp_path / "stopped")
     resumed = network()
     assert autoencoders.train_autoencoder(resumed, images, test, made, tmp_path / "stopped")

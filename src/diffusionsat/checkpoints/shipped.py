@@ -24,6 +24,8 @@ def cache_folder() -> Path:
 def find(name_or_path: str | Path) -> Path:
     """The folder of a shipped name (``compact``, or ``compact@1`` for one version), a cached name or a path.
 
+    The folder of a training run means the checkpoint in it.
+
     Raises:
         CheckpointError: If there is none.
     """
@@ -39,7 +41,8 @@ def find(name_or_path: str | Path) -> Path:
                 raise CheckpointError(f"{text} is not shipped with this release, which has {name}@{held}.")
         return folder
     if Path(text).exists():
-        return Path(text)
+        trained = Path(text) / "model"  # of a training run
+        return trained if (trained / "config.json").is_file() else Path(text)
     if os.sep not in text and (cache_folder() / text).is_dir():
         return cache_folder() / text
     raise CheckpointError(

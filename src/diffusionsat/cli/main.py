@@ -16,6 +16,7 @@ from diffusionsat.errors import DiffusionSatError
 COMMANDS = {
     "generate": "Make an image of words, place, date and resolution.",
     "prepare": "Make shards for training of the raw release of a data set.",
+    "train": "Train networks from a recipe.",
     "info": "Say what a checkpoint is, or an image made by diffusionsat.",
     "download": "Fetch a released checkpoint of DiffusionSat and convert it.",
     "convert": "Write a released checkpoint as safetensors.",

@@ -1,4 +1,4 @@
-"""Training of the compact autoencoder on crops of real images."""
+"""Training of the compact autoencoder on crops of images in memory, for `scripts/train_compact.py`."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusionsat.models.compact.autoencoder import CompactAutoencoder
-from diffusionsat.training.loop import train, trapezoid
-from diffusionsat.training.muon import Muon
+from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
+from diffusionsat.training import recipe as recipes
+from diffusionsat.training.batches import Batch
+from diffusionsat.training.reconstruction import Reconstruction
+from diffusionsat.training.run import resume_and_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,42 +75,52 @@ def crops(images: Mapping[str, Sequence[np.ndarray]], recipe: Recipe, seen: int)
     return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def make_optimiser(network: CompactAutoencoder, recipe: Recipe) -> Muon:
-    """Muon for the hidden matrices, AdamW for the first and last layers of each half, norms and biases."""
-    ends = {
-        id(layer.weight)
-        for layer in (network.encoder[1], network.encoder[-1], network.decoder[0], network.decoder[-2])
-    }
-    matrices = [p for p in network.parameters() if p.ndim > 1 and id(p) not in ends]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in network.parameters() if id(p) not in chosen]
-    return Muon(matrices, others, lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=0.0)
+class CropsJob:
+    """See `diffusionsat.training.loop.Job`.
 
+    Args:
+        network: The autoencoder.
+        images: Real images by data set.
+        test: Images for the log's PSNR.
+        recipe: Of crops.
+        learner: From a batch to its losses.
+    """
 
-def loss(
-    network: CompactAutoencoder, image: Tensor, recipe: Recipe, seen: int, distance: torch.nn.Module | None
-) -> Tensor:
-    """L1 of the reconstruction, a little divergence and a perceptual distance."""
-    rng = np.random.Generator(np.random.Philox([recipe.seed, seen, 1]))
-    generator = torch.Generator().manual_seed(recipe.seed << 32 | seen)
-    target, turn = image, rng.random()
-    with torch.autocast(image.device.type, torch.bfloat16):
-        mean, log_variance = (m.float() for m in network.moments(image))
-        latents = mean + torch.randn(mean.shape, generator=generator) * (0.5 * log_variance).exp()
-        if turn < recipe.equivariance:
-            quarter_turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-            latents, target = (torch.rot90(x, quarter_turns, (2, 3)) for x in (latents, target))
-            if mirrored:
-                latents, target = latents.flip(3), target.flip(3)
-            if turn < recipe.reduced:
-                factor = 2 if rng.random() < 0.7 else 4
-                latents, target = F.avg_pool2d(latents, factor), F.avg_pool2d(target, factor)
-        decoded = network.decode_raw(latents.contiguous(memory_format=torch.channels_last)).float()
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        total = (decoded - target).abs().mean() + recipe.kl * divergence
-        if distance is not None and target.shape == image.shape:
-            total = total + recipe.perceptual * distance(decoded, target)
-    return total
+    def __init__(
+        self,
+        network: CompactAutoencoder,
+        images: Mapping[str, Sequence[np.ndarray]],
+        test: Mapping[str, Tensor],
+        recipe: Recipe,
+        learner: nn.Module,
+    ) -> None:
+        self.network, self.images, self.test, self.recipe = network, images, test, recipe
+        self.learner = learner
+        self.pool = ThreadPoolExecutor(1)
+        self.ahead: dict[int, Future[Tensor]] = {}
+
+    def batch(self, seen: int, step: int) -> Batch:
+        """See `loop.Job.batch`; the next crops are cut meanwhile."""
+        now = self.ahead.pop(seen, None) or self.pool.submit(crops, self.images, self.recipe, seen)
+        following = seen + self.recipe.batch_size
+        self.ahead[following] = self.pool.submit(crops, self.images, self.recipe, following)
+        generator = torch.Generator().manual_seed(self.recipe.seed << 32 | seen)
+        images = now.result()
+        count, side = len(images), self.recipe.size // FACTOR
+        return Batch(
+            images=images,
+            noise=torch.randn(count, len(self.network.latent_scale), side, side, generator=generator),
+            level=torch.rand(count, generator=generator),
+            numbers=torch.full((count, 7), torch.nan),
+        )
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """PSNR of the test images, dB."""
+        psnr = {name: round(reconstruction_psnr(self.network, t), 2) for name, t in self.test.items()}
+        return {"psnr": psnr}
+
+    def sheet(self, seen: int) -> None:
+        """None is made."""
 
 
 def train_autoencoder(
@@ -118,7 +129,6 @@ def train_autoencoder(
     test: Mapping[str, Tensor],
     recipe: Recipe,
     folder: Path,
-    distance: torch.nn.Module | None = None,
 ) -> bool:
     """Train until the recipe's crops are seen, or until SIGTERM or Ctrl-C; then save and return.
 
@@ -128,33 +138,33 @@ def train_autoencoder(
         test: Images for the log's PSNR, (N, 3, H, W) in [-1, 1], by name.
         recipe: How to train.
         folder: Where ``last.pt`` and ``log.jsonl`` lie; an existing ``last.pt`` is taken up.
-        distance: Perceptual distance; None trains without.
 
     Returns:
         Whether all crops have been seen.
     """
-    with ThreadPoolExecutor(1) as pool:
-        ahead: dict[int, Future[Tensor]] = {}
-
-        def batch_loss(seen: int) -> tuple[Tensor, int]:
-            now = ahead.pop(seen, None) or pool.submit(crops, images, recipe, seen)
-            following = seen + recipe.batch_size
-            ahead[following] = pool.submit(crops, images, recipe, following)
-            batch = now.result().contiguous(memory_format=torch.channels_last)
-            return loss(network, batch, recipe, seen, distance), recipe.batch_size
-
-        average, finished = train(
-            network,
-            make_optimiser(network, recipe),
-            folder,
+    whole = recipes.Recipe(
+        run=recipes.Run(
+            task="autoencoder",
+            output=str(folder),
             images=recipe.images,
+            seed=recipe.seed,
             log_every=recipe.log_every,
-            rate=lambda seen: trapezoid(seen, recipe.images, recipe.warm_up, recipe.decay, floor=0.01),
-            loss=batch_loss,
-            figures=lambda: {"psnr": {n: round(reconstruction_psnr(network, t), 2) for n, t in test.items()}},
-        )
-    network.load_state_dict(average.weights)
-    return finished
+            save_every=recipe.log_every,
+            validate_every=recipe.log_every,
+        ),
+        data=recipes.Data(procedural=True),  # not asked for: the images are here
+        objective=recipes.Objective(
+            kl=recipe.kl,
+            perceptual=recipe.perceptual,
+            turned=recipe.equivariance,
+            reduced=recipe.reduced,
+        ),
+        optimiser=recipes.Optimiser(lr=recipe.lr, adam_lr=recipe.adam_lr, weight_decay=0.0),
+        schedule=recipes.Schedule(warm_up=recipe.warm_up, decay=recipe.decay, floor=0.01),
+    )
+    job = CropsJob(network, images, test, recipe, Reconstruction(network, whole))
+    with job.pool:
+        return resume_and_train(job, network, whole, folder)
 
 
 @torch.no_grad()

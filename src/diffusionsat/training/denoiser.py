@@ -1,4 +1,4 @@
-"""Flow matching of the compact denoiser on banks of latents.
+"""Flow matching of the compact denoiser on banks of latents, for `scripts/train_compact.py`.
 
 Every batch is a function of the seed and of the images seen, so a stopped run goes on as if it had not been.
 """
@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from diffusionsat.training import recipe as recipes
+from diffusionsat.training.batches import Batch
+from diffusionsat.training.compact import predict
+from diffusionsat.training.denoising import Denoising
 from diffusionsat.training.latents import Bank
-from diffusionsat.training.loop import train, trapezoid
-from diffusionsat.training.muon import Muon
+from diffusionsat.training.objectives import make_objective
+from diffusionsat.training.run import resume_and_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,33 +128,46 @@ class Reader:
         return states[:, :longest], mask[:, :longest], numbers
 
 
-def flow_loss(network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
-    """Mean squared error of the predicted velocity, noise - clean, at logit-normal times.
+class BankJob:
+    """See `diffusionsat.training.loop.Job`.
 
-    Larger latents get noisier times, by the shift of Esser et al. 2024 (SD3), equation 23, relative to 16x16.
-
-    Source: Lipman et al. 2022; logit-normal times of Esser et al. 2024, section 3.1.
+    Args:
+        network: The denoiser.
+        reader: Its batches.
+        validation: One batch that is never trained on, as the reader gives them.
+        seed: Of noise.
     """
-    latents, states, mask, numbers = batch
-    t = torch.randn(len(latents), generator=generator).sigmoid()
-    shift = (latents.shape[2] * latents.shape[3] / 256) ** 0.5
-    t = shift * t / (1 + (shift - 1) * t)
-    noise = torch.randn(latents.shape, generator=generator)
-    mixed = torch.lerp(latents, noise, t[:, None, None, None])
-    with torch.autocast(latents.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        # At a few dozen tokens the plain form of attention trains a third faster on a CPU than the fused one.
-        velocity = network(mixed.contiguous(memory_format=torch.channels_last), t, states, mask, numbers)
-    return (velocity.float() - (noise - latents)).square().mean()
 
+    def __init__(self, network: nn.Module, reader: Reader, validation: tuple[Tensor, ...], seed: int) -> None:
+        self.reader, self.seed = reader, seed
+        objective = make_objective(recipes.Objective(), timesteps=False)
+        self.learner: nn.Module = Denoising(network, predict, objective, "bf16")
+        chunks = zip(*(tensor.split(128) for tensor in validation), strict=True)
+        self.validation = [self._noised(chunk, i) for i, chunk in enumerate(chunks)]
 
-def make_optimiser(network: nn.Module, recipe: Recipe) -> Muon:
-    """Muon for the hidden matrices of a denoiser, AdamW for its ends, embeddings, norms and biases."""
-    first_or_last = ("conv_in.weight", "conv_out.weight")
-    matrices, others = [], []
-    for name, parameter in network.named_parameters():
-        hidden = parameter.ndim > 1 and name not in first_or_last and not name.startswith("embed.")
-        (matrices if hidden else others).append(parameter)
-    return Muon(matrices, others, lr=recipe.lr, adam_lr=recipe.adam_lr)
+    def batch(self, seen: int, step: int) -> Batch:
+        """See `loop.Job.batch`."""
+        return self._noised(self.reader.batch(seen), self.seed << 32 | seen)
+
+    def _noised(self, parts: tuple[Tensor, ...], seed: int) -> Batch:
+        latents, states, mask, numbers = parts
+        generator = torch.Generator().manual_seed(seed)
+        return Batch(
+            images=latents,
+            noise=torch.randn(latents.shape, generator=generator),
+            level=torch.rand(len(latents), generator=generator).clamp(1e-6, 1 - 1e-6),
+            numbers=numbers,
+            text=(states, mask),
+        )
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """Validation loss."""
+        losses = torch.cat([self.learner(batch) for batch in self.validation])
+        return {"validation": round(float(losses.mean()), 5)}
+
+    def sheet(self, seen: int) -> None:
+        """None is made."""
 
 
 def train_denoiser(
@@ -169,27 +185,19 @@ def train_denoiser(
     Returns:
         Whether all images have been seen.
     """
-
-    def batch_loss(seen: int) -> tuple[Tensor, int]:
-        batch = reader.batch(seen)
-        generator = torch.Generator().manual_seed(recipe.seed << 32 | seen)
-        return flow_loss(network, batch, generator), len(batch[0])
-
-    _, finished = train(
-        network,
-        make_optimiser(network, recipe),
-        folder,
-        images=recipe.images,
-        log_every=recipe.log_every,
-        rate=lambda seen: trapezoid(seen, recipe.images, recipe.warm_up, recipe.decay),
-        loss=batch_loss,
-        figures=lambda: {"validation": round(_validation_loss(network, validation), 5)},
+    whole = recipes.Recipe(
+        run=recipes.Run(
+            task="text-to-image",
+            output=str(folder),
+            images=recipe.images,
+            seed=recipe.seed,
+            log_every=recipe.log_every,
+            save_every=recipe.log_every,
+            validate_every=recipe.log_every,
+        ),
+        data=recipes.Data(procedural=True),  # not asked for: the reader has the data
+        optimiser=recipes.Optimiser(lr=recipe.lr, adam_lr=recipe.adam_lr),
+        schedule=recipes.Schedule(warm_up=recipe.warm_up, decay=recipe.decay),
     )
-    return finished
-
-
-@torch.no_grad()
-def _validation_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> float:
-    chunks = zip(*(tensor.split(128) for tensor in batch), strict=True)
-    losses = [flow_loss(network, c, torch.Generator().manual_seed(i)).item() for i, c in enumerate(chunks)]
-    return float(np.mean(losses))
+    job = BankJob(network, reader, validation, recipe.seed)
+    return resume_and_train(job, network, whole, folder)

@@ -36,6 +36,8 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate of the matrices; a matrix's update has root mean square about ``lr / sqrt(cols)``.
         adam_lr: Learning rate of the others.
         momentum: Nesterov momentum of the matrices.
+        betas: Of AdamW.
+        eps: Of AdamW.
         weight_decay: Decoupled weight decay of both.
     """
 
@@ -47,11 +49,13 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         adam_lr: float = 6e-4,
         momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
         groups = [
             {"params": list(matrices), "lr": lr, "muon": True, "momentum": momentum},
-            {"params": list(others), "lr": adam_lr, "muon": False, "betas": (0.9, 0.95), "eps": 1e-8},
+            {"params": list(others), "lr": adam_lr, "muon": False, "betas": betas, "eps": eps},
         ]
         super().__init__(groups, {"weight_decay": weight_decay})
         for group in self.param_groups:

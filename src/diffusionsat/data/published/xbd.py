@@ -96,7 +96,7 @@ def xbd_numerical_metadata(
     moment, _, rest = md_key.partition("-")
     buildings = _buildings(example, md_key) or _buildings(example, f"{_OTHER.get(moment, moment)}-{rest}")
     chosen = buildings if corrected else buildings[:1]
-    # "gsd" is that of the multispectral bands, from which the images were sharpened to the panchromatic one's.
+    # "gsd" is that of the multispectral bands; the images were sharpened to the panchromatic one's.
     sharpened = corrected and "pan_resolution" in field(example, md_key, "metadata")
     kind = "pan_resolution" if sharpened else "gsd"
     return shifted_numbers(

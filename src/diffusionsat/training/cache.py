@@ -1,0 +1,137 @@
+"""Examples encoded once: a part of the mixture, as latents on disk, in place of the endless whole.
+
+    FOLDER/SIZE/000000.safetensors   latents (n, C, h, w) in bfloat16; captions and metadata in the header
+    FOLDER/index.json                what they were made of
+
+A chunk is complete or absent, so that encoding goes on where it was stopped.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusionsat.data.reading import Example
+from diffusionsat.errors import ConfigError
+from diffusionsat.files import write_bytes, writing
+from diffusionsat.metadata import Metadata
+from diffusionsat.training.batches import Examples, generator
+from diffusionsat.training.families import Family
+from diffusionsat.training.precision import autocast
+from diffusionsat.training.processes import Alone
+from diffusionsat.training.recipe import Recipe
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class _Rows:
+    latents: Tensor
+    captions: list[str]
+    metadata: list[Metadata]
+
+
+class Cached:
+    """The first ``data.cache`` examples of each size as latents; see `batches.Examples`.
+
+    They come in another order each time that all have been seen.
+
+    Args:
+        recipe: Of the run.
+        family: Encodes them.
+        examples: The mixture.
+        folder: Of the run.
+        processes: Each encodes its share.
+
+    Raises:
+        ConfigError: If the folder holds latents of other data or of another autoencoder.
+    """
+
+    def __init__(
+        self, recipe: Recipe, family: Family, examples: Examples, folder: Path, processes: Alone
+    ) -> None:
+        if recipe.run.task != "text-to-image":
+            raise ConfigError(f"data.cache is for text-to-image; run.task is {recipe.run.task}. Give 0.")
+        self.recipe, self.examples, self.count = recipe, examples, recipe.data.cache
+        self.family, self.processes = family, processes
+        self.folder = Path(recipe.data.cache_folder or folder / "cache")
+        self._check_index()
+        self.rows = {size: self._rows(size) for size in recipe.data.sizes}
+        self.orders: dict[int, np.ndarray] = {}
+
+    def size(self, batch: int) -> int:
+        """See `Examples.size`."""
+        return self.examples.size(batch)
+
+    def example(self, position: int, size: int) -> Example:
+        """The position-th example; its pixels are latents."""
+        epoch, index = divmod(position, self.count)
+        if epoch not in self.orders:
+            rng = np.random.Generator(np.random.Philox([self.recipe.run.seed, epoch]))
+            self.orders = {e: o for e, o in self.orders.items() if e >= epoch - 1}
+            self.orders[epoch] = rng.permutation(self.count)
+        row, rows = int(self.orders[epoch][index]), self.rows[size]
+        return Example(
+            key=str(row),
+            source="cache",
+            pixels=rows.latents[row].float().numpy(),
+            metadata=rows.metadata[row],
+            caption=rows.captions[row],
+        )
+
+    def _check_index(self) -> None:
+        """Write down what the latents are of, or refuse those of something else."""
+        one = self.family.encode(torch.zeros(1, 3, 64, 64), [generator(0, 0)]).flatten()
+        made_of = {
+            "data": {k: asdict(self.recipe.data)[k] for k in ("procedural", "sources", "cache")},
+            "seed": self.recipe.run.seed,
+            "autoencoder": hashlib.sha256(one.double().mul(1e3).round().numpy().tobytes()).hexdigest(),
+        }
+        text, file = json.dumps(made_of, indent=2) + "\n", self.folder / "index.json"
+        if not file.exists() and self.processes.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(file, text.encode())
+        self.processes.wait()
+        if file.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{self.folder} holds latents of other data, of another seed or of another autoencoder "
+                "(index.json says which). Remove it, or give another data.cache_folder."
+            )
+
+    def _rows(self, size: int) -> _Rows:
+        """All rows of a size, encoded where they are not there yet."""
+        starts = range(0, self.count, _CHUNK)
+        files = [self.folder / str(size) / f"{start // _CHUNK:06d}.safetensors" for start in starts]
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        mine = slice(self.processes.rank, None, self.processes.count)
+        for start, file in list(zip(starts, files, strict=True))[mine]:
+            if not file.exists():
+                self._encode(range(start, min(start + _CHUNK, self.count)), size, file)
+        self.processes.wait()
+        latents, captions, metadata = [], [], []
+        for file in files:
+            with safe_open(file, "pt") as chunk:
+                latents.append(chunk.get_tensor("latents"))
+                known = json.loads(chunk.metadata()["rows"])
+            captions += [caption for caption, _ in known]
+            metadata += [Metadata(**fields) for _, fields in known]
+        return _Rows(torch.cat(latents), captions, metadata)
+
+    def _encode(self, positions: range, size: int, file: Path) -> None:
+        examples = [self.examples.example(p, size) for p in positions]
+        rngs = [generator(self.recipe.run.seed, p) for p in positions]
+        device, encoded = self.processes.device, []
+        for start in range(0, len(examples), 64):
+            pixels = np.stack([e.pixels for e in examples[start : start + 64]])
+            images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with autocast(self.recipe.run.precision, device):
+                encoded.append(self.family.encode(images, rngs[start : start + 64]).bfloat16().cpu())
+        known = json.dumps([(e.caption, e.metadata.to_dict()) for e in examples])
+        with writing(file, overwrite=True) as partial:
+            save_file({"latents": torch.cat(encoded).contiguous()}, partial, metadata={"rows": known})

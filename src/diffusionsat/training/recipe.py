@@ -1,0 +1,309 @@
+"""What a training run is made of, as one tree of dataclasses; files of it are in `diffusionsat.configs`.
+
+Everything is counted in images seen, so that a recipe means the same at any batch size.
+"""
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from diffusionsat.config import read
+from diffusionsat.data.dropout import Rates
+from diffusionsat.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is trained, where it goes, and how often something is written.
+
+    Args:
+        task: What is learned.
+        output: The run's folder: ``last.pt``, ``log.jsonl``, ``config.toml``, sheets, and in the end the
+            checkpoint ``model``.
+        images: To see in all.
+        seed: Of initial weights, order, crops, noise and dropping, 0 to 2**31 - 1.
+        device: Where to train; auto takes what is there.
+        precision: fp32; or autocast to bf16 or fp16, with weights and optimiser in fp32 all the same.
+        threads: Of the CPU's arithmetic; 0 leaves it to torch.
+        log_every: Images between two lines of the log.
+        save_every: Images between two saves of the state.
+        validate_every: Images between two validation losses; 0 is never.
+        sheet_every: Images between two sheets of samples; 0 is never.
+        sharding: Of weights over several processes: none (DDP), or fsdp.
+    """
+
+    task: Literal["autoencoder", "text-to-image", "controlnet", "controlnet-3d"]
+    output: str
+    images: Count
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    threads: Whole = 0
+    log_every: Count = 8192
+    save_every: Count = 65_536
+    validate_every: Whole = 65_536
+    sheet_every: Whole = 0
+    sharding: Literal["none", "fsdp"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Shards of one data set.
+
+    Args:
+        name: As it stands in logs.
+        path: A Parquet file, a folder of them, or an address.
+        weight: Share of the images, relative to the other sources.
+    """
+
+    name: str
+    path: str
+    weight: Positive = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where images come from and how they are put into batches.
+
+    Args:
+        procedural: Images drawn by this package instead of sources: for tests, first tries and crash trials.
+        sources: The data sets.
+        sizes: Share of the batches of each side in pixels.
+        batch_size: Images a step over all processes, at the smallest size; larger sizes come in smaller
+            batches of about equal area.
+        cache: Encode so many images of each size once and train on their latents; 0 encodes every step.
+        cache_folder: Where these latents lie; empty is ``cache`` in the run's folder.
+        workers: Threads that read and crop images.
+        held_out: Images of held-out places for the validation loss.
+        targets: Of a ControlNet: roles of the frames that are predicted; empty is all that have colours.
+        conditions: Of a ControlNet: roles of the frames that are given; empty is all.
+        condition_bands: Of a ControlNet: bands of a frame that is given.
+        condition_ranges: Of a ControlNet: for each band the two values that become 0 and 1; empty leaves
+            reflectance, and shares of the display range, as they are.
+        condition_frames: Of a ControlNet: frames that are given; where there are fewer they are repeated.
+        condition_scale: Of a ControlNet: how many times smaller than the image such a frame is.
+        no_piece: Chance of each piece of a caption to be left out.
+        no_number: Chance of each of the seven numbers alone to be unknown, besides ``dropping``.
+        dropping: How often conditions are unknown.
+    """
+
+    procedural: bool = False
+    sources: tuple[DataSource, ...] = ()
+    sizes: dict[int, Positive] = field(default_factory=lambda: {64: 1.0})
+    batch_size: Count = 128
+    cache: Whole = 0
+    cache_folder: str = ""
+    workers: Count = 2
+    held_out: Whole = 256
+    targets: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    condition_bands: tuple[str, ...] = ("red", "green", "blue")
+    condition_ranges: tuple[tuple[float, float], ...] = ()
+    condition_frames: Count = 1
+    condition_scale: Literal[1, 2, 4, 8] = 1
+    no_piece: Share = 0.1
+    no_number: Share = 0.0
+    dropping: Rates = field(default_factory=Rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The networks.
+
+    Args:
+        family: compact, or published (extra ``[published]``).
+        start: Checkpoint to start from, a folder or a name; empty starts from random weights.
+        parts: Checkpoint of the frozen parts (autoencoder, text encoder) where there is no ``start``.
+        autoencoder: Checkpoint or autoencoder's run whose autoencoder is taken instead; compact family.
+        sizes: Arguments of the trained network where it starts from random weights.
+        lora_rank: Rank of adapters that are trained instead of the whole network; 0 trains the network.
+        checkpointing: Recompute activations on the way back instead of keeping them; published family.
+        temporal_attention: Of a 3D ControlNet: whether frames attend to each other.
+        name: Of the checkpoint that is written.
+        licence: Of the checkpoint that is written.
+        storage: Precision of the weights that are written; int8 for the compact family alone.
+    """
+
+    family: Literal["compact", "published"] = "compact"
+    start: str = ""
+    parts: str = "compact"
+    autoencoder: str = ""
+    sizes: dict[str, Any] = field(default_factory=dict)
+    lora_rank: Whole = 0
+    checkpointing: bool = False
+    temporal_attention: bool = True
+    name: str = "trained"
+    licence: str = "unknown"
+    storage: Literal["fp32", "bf16", "int8"] = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What the network is asked for, and how much each noise level counts.
+
+    Args:
+        prediction: epsilon or v at 1000 discrete noise levels, or flow matching.
+        weighting: none; min-snr; or published, min-SNR with epsilon's weight whatever is predicted.
+        gamma: Of min-SNR.
+        kl: Of an autoencoder: weight of the divergence from a standard normal.
+        perceptual: Of an autoencoder: weight of the perceptual distance (extra ``[train]``).
+        turned: Of an autoencoder: share of batches decoded from turned or mirrored latents.
+        reduced: Of an autoencoder: share of batches, among these, from latents of half or a quarter of the
+            size too.
+    """
+
+    prediction: Literal["epsilon", "v", "flow"] = "flow"
+    weighting: Literal["none", "min-snr", "published"] = "none"
+    gamma: Positive = 5.0
+    kl: Annotated[float, Field(ge=0)] = 1e-5
+    perceptual: Annotated[float, Field(ge=0)] = 0.05
+    turned: Share = 0.3
+    reduced: Share = 0.12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """How weights follow gradients.
+
+    Args:
+        name: muon (hidden matrices; AdamW for the rest) or adamw.
+        lr: Learning rate; of the hidden matrices with muon.
+        adam_lr: With muon, learning rate of the rest.
+        betas: Of AdamW.
+        eps: Of AdamW; a large one keeps rounding errors of small gradients small.
+        weight_decay: Decoupled.
+        clip: Largest norm of the gradient; 0 does not clip.
+        accumulation: Parts that a batch is computed in, to save memory; the result is the same.
+    """
+
+    name: Literal["muon", "adamw"] = "muon"
+    lr: Positive = 0.02
+    adam_lr: Positive = 6e-4
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    accumulation: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Factor of the learning rates: a linear rise, a plateau, a linear fall.
+
+    Args:
+        warm_up: Images of the rise.
+        decay: Images of the fall.
+        floor: Where the fall ends.
+    """
+
+    warm_up: Whole = 4000
+    decay: Whole = 0
+    floor: Share = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """Running average of the weights; what is written in the end.
+
+    Args:
+        kind: none; power, over the last part of the run whatever its length; or published.
+        widths: Of power: relative widths (EDM2's sigma_rel) that are kept; the first is written, and any
+            width between can be made after training from snapshots.
+        decay: Of published: the largest decay.
+        snapshots: Of power: how many snapshots of the averages are kept over the run.
+        write: Of power: the relative width that is written in the end, made from the snapshots if it is
+            none of the widths; 0 is the first of them.
+    """
+
+    kind: Literal["none", "power", "published"] = "power"
+    widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = (0.1,)
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    snapshots: Whole = 0
+    write: Annotated[float, Field(ge=0, lt=0.28)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run."""
+
+    run: Run
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    schedule: Schedule = field(default_factory=Schedule)
+    average: Average = field(default_factory=Average)
+
+    def __post_init__(self) -> None:
+        """Refuse what fits no run.
+
+        Raises:
+            ConfigError: With the two keys that do not fit together.
+        """
+        problems = {
+            "data.procedural is false and data.sources is empty; give one of them": (
+                not self.data.procedural and not self.data.sources
+            ),
+            "objective.weighting is for epsilon and v; with flow give none": (
+                self.objective.prediction == "flow" and self.objective.weighting != "none"
+            ),
+            "model.family published needs model.start, a released folder or a Stable Diffusion 2.1": (
+                self.model.family == "published" and not self.model.start
+            ),
+            "model.lora_rank is for text-to-image of the published family": (
+                self.model.lora_rank > 0
+                and (self.model.family, self.run.task) != ("published", "text-to-image")
+            ),
+            "model.storage int8 is for the compact family; give fp32 or bf16": (
+                self.model.family == "published" and self.model.storage == "int8"
+            ),
+            "run.sharding fsdp takes no fp16; give run.precision bf16 or fp32": (
+                self.run.sharding == "fsdp" and self.run.precision == "fp16"
+            ),
+            "model.checkpointing is for the published family": (
+                self.model.family == "compact" and self.model.checkpointing
+            ),
+            "data.condition_ranges must have one pair for each of data.condition_bands": (
+                len(self.data.condition_ranges) not in (0, len(self.data.condition_bands))
+            ),
+            "average.write is a width to be made of snapshots; give average.snapshots": (
+                self.average.write not in (0.0, *self.average.widths) and not self.average.snapshots
+            ),
+            "run.task autoencoder is for the compact family, which trains its own": (
+                self.model.family == "published" and self.run.task == "autoencoder"
+            ),
+            "run.sharding fsdp splits the matrices that muon needs whole; give optimiser.name adamw": (
+                self.run.sharding == "fsdp" and self.optimiser.name == "muon"
+            ),
+        }
+        for problem, there in problems.items():
+            if there:
+                raise ConfigError(f"{problem}.")
+
+
+def shipped() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = Path(str(resources.files("diffusionsat"))) / "configs"
+    return {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.toml"))}
+
+
+def read_recipe(name_or_path: str, settings: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a shipped name or of a file, with some settings changed.
+
+    Raises:
+        ConfigError: If there is no such config, or it is wrong.
+    """
+    file = shipped().get(name_or_path, Path(name_or_path))
+    if not file.is_file():
+        raise ConfigError(
+            f"There is no config {name_or_path!r}. Give a file, or one of: {', '.join(shipped())}."
+        )
+    return read(Recipe, file, settings)

@@ -1,0 +1,269 @@
+"""A training run from its recipe: networks, data, state, loop, and the checkpoint in the end."""
+
+import copy
+import logging
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffusionsat.checkpoints.tensors import read_tensors
+from diffusionsat.config import to_toml
+from diffusionsat.data.reading import Companions, Mixture
+from diffusionsat.data.sources import Source
+from diffusionsat.errors import CheckpointError
+from diffusionsat.files import write_bytes
+from diffusionsat.training import averages as averaging
+from diffusionsat.training.averages import Average
+from diffusionsat.training.batches import Examples
+from diffusionsat.training.families import make_family
+from diffusionsat.training.loop import Job, step, train
+from diffusionsat.training.optimisers import make_optimiser
+from diffusionsat.training.procedural import Procedural
+from diffusionsat.training.processes import Alone, start
+from diffusionsat.training.recipe import Recipe
+from diffusionsat.training.states import SNAPSHOTS, State
+
+log = logging.getLogger(__name__)
+
+MODEL = "model"  # the checkpoint's folder in a run's
+
+
+def run(
+    recipe: Recipe,
+    tell: Callable[[dict[str, Any]], None] = lambda line: None,
+    show: Callable[[int], None] = lambda seen: None,
+) -> Path | None:
+    """Train a recipe, from where its folder says that it was left.
+
+    Args:
+        recipe: All of it.
+        tell: Called with each line of the log.
+        show: Called with the images seen, after every step.
+
+    Returns:
+        The checkpoint's folder; None if the run was stopped before its end, its state saved.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read, or the state not written.
+        ConfigError: If the recipe fits no run.
+        DatasetError: If data are absent or damaged.
+        Diverged: If the loss is no finite number any more.
+        MissingExtraError: If packages are missing.
+    """
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    processes = start(recipe.run)
+    folder = _prepared(recipe, processes)
+    family = make_family(recipe)
+    family.to(processes.device)
+    job = make_job(recipe, family, folder, processes)
+    whole = copy.deepcopy(family.network) if processes.sharded else family.network
+    try:
+        job.learner = processes.wrap(job.learner)
+        state = make_state(recipe, family.network, processes)
+        if state.load(folder):
+            log.info("taken up at %d images", state.seen)
+        finished = train(job, state, recipe, folder, processes, tell, show)
+        if not finished:
+            return None
+        written = folder / MODEL
+        _apply_average(recipe, state, folder)
+        job.finish()
+        if processes.sharded:
+            whole.load_state_dict(processes.whole(dict(family.network.state_dict())))
+            family.network = whole
+        if processes.rank == 0:
+            _write(written, lambda beside: family.write(beside, state.seen))
+        processes.wait()
+        return written
+    finally:
+        job.close()
+
+
+def resume_and_train(job: Job, network: nn.Module, recipe: Recipe, folder: Path) -> bool:
+    """Train a network by a job of one's own in this process, from where the folder says that it was left.
+
+    Args:
+        job: What is learned.
+        network: The part of the job's learner that is trained; in the end it has its averaged weights.
+        recipe: How; of its data nothing is used.
+        folder: Of the run.
+
+    Returns:
+        Whether all images have been seen.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = Alone(torch.device("cpu"))
+    state = make_state(recipe, network, processes)
+    state.load(folder)
+    finished = train(job, state, recipe, folder, processes)
+    if finished:
+        _apply_average(recipe, state, folder)
+    return finished
+
+
+def make_job(recipe: Recipe, family: Any, folder: Path, processes: Alone) -> Any:
+    """The job of a recipe's task."""
+    examples, held_out = make_examples(recipe)
+    if recipe.run.task == "autoencoder":
+        from diffusionsat.training.reconstruction import ReconstructionJob
+
+        return ReconstructionJob(recipe, family, examples, held_out, processes)
+    from diffusionsat.training.denoising import DenoisingJob
+
+    if recipe.data.cache:
+        from diffusionsat.training.cache import Cached
+
+        examples = Cached(recipe, family, examples, folder, processes)
+    return DenoisingJob(recipe, family, examples, held_out, folder, processes)
+
+
+def make_examples(recipe: Recipe) -> tuple[Examples, Examples | None]:
+    """The mixture that a recipe learns from, and that of its held-out places if it wants one.
+
+    Raises:
+        ConfigError: If sources, weights or sizes cannot be.
+        DatasetError: If a source is absent, or has no image of a size.
+    """
+    data, controlled = recipe.data, recipe.run.task.startswith("controlnet")
+    if data.procedural:
+        frames = data.condition_frames if controlled else 0
+        drawn = [
+            Procedural(recipe.run.seed + other, data.sizes, frames=frames, bands=data.condition_bands)
+            for other in (0, 1)
+        ]
+        return drawn[0], drawn[1]
+    companions = Companions(
+        most=data.condition_frames, targets=data.targets or None, conditions=data.conditions or None
+    )
+    mixture = Mixture(
+        [Source(source.path, name=source.name) for source in data.sources],
+        weights={source.name: source.weight for source in data.sources},
+        seed=recipe.run.seed,
+        sizes=data.sizes,
+        drop_pieces=data.no_piece,
+        companions=companions if controlled else None,
+    )
+    wanted = data.held_out and (recipe.run.validate_every or recipe.run.sheet_every)
+    return mixture, mixture.validation() if wanted else None
+
+
+def make_state(recipe: Recipe, network: nn.Module, processes: Alone) -> State:
+    """A run's state before its first image."""
+    options = recipe.average
+    averages = {}
+    if options.kind == "power":
+        averages = {f"{w:g}": Average(network, averaging.power(w)) for w in options.widths}
+    elif options.kind == "published":
+        averages = {"published": Average(network, averaging.published(options.decay))}
+    fp16 = recipe.run.precision == "fp16"
+    return State(
+        network=network,
+        optimiser=make_optimiser(network, recipe.optimiser),
+        averages=averages,
+        scaler=torch.amp.GradScaler(processes.device.type, enabled=fp16),
+    )
+
+
+def _prepared(recipe: Recipe, processes: Alone) -> Path:
+    """The run's folder with its recipe in it."""
+    folder = Path(recipe.run.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be made: {error.strerror}. Give another run.output."
+        ) from error
+    text, file = to_toml(recipe), folder / "config.toml"
+    if processes.rank == 0 and (not file.exists() or file.read_text(encoding="utf-8") != text):
+        if file.exists():
+            log.warning("%s differs from what this run began with; it goes on with the new settings", file)
+        write_bytes(file, text.encode(), overwrite=True)
+    processes.wait()
+    return folder
+
+
+def _apply_average(recipe: Recipe, state: State, folder: Path) -> None:
+    """Give the network the averaged weights that are to be written."""
+    wanted = recipe.average.write
+    average = next(iter(state.averages.values()), None)
+    if average is None:
+        return
+    weights = state.averages[f"{wanted:g}"].weights if f"{wanted:g}" in state.averages else average.weights
+    if wanted and f"{wanted:g}" not in state.averages:
+        files = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+        about = [(float(t), float(w)) for t, w in (file.stem.split("-") for file in files)]
+        factors = averaging.combination(about, (float(state.step), wanted))
+        weights = averaging.combine([read_tensors(file) for file in files], factors)
+    state.network.load_state_dict(weights, strict=False)
+
+
+def _write(destination: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder beside its place, then put it there."""
+    beside = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}")
+    try:
+        beside.mkdir()
+        write(beside)
+        if destination.exists():
+            shutil.rmtree(destination)
+        beside.rename(destination)
+    except OSError as error:
+        raise CheckpointError(f"{destination} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def try_out(recipe: Recipe) -> dict[str, Any]:
+    """Build all that a recipe needs and compute one step, without writing anything.
+
+    Returns:
+        Task, parameters (of all and of what is trained), images, steps, batch, sources, seconds a step,
+        images/s and the bytes that weights, gradients, optimiser and averages take.
+
+    Raises:
+        DiffusionSatError: As `run`.
+    """
+    processes = start(recipe.run)
+    family = make_family(recipe)
+    family.to(processes.device)
+    with tempfile.TemporaryDirectory() as folder:
+        uncached = replace(recipe, data=replace(recipe.data, cache=0))
+        job = make_job(uncached, family, Path(folder), processes)
+        try:
+            job.learner = processes.wrap(job.learner)
+            state = make_state(recipe, family.network, processes)
+            batch = job.batch(0, 0)
+            times = []
+            for _ in range(2):  # the first is slow
+                begun = time.monotonic()
+                loss, _ = step(job.learner, batch, state, recipe, processes)
+                loss.item()
+                times.append(time.monotonic() - begun)
+            count = job.reader.count(0)
+        finally:
+            job.close()
+    trained = sum(p.numel() for p in family.network.parameters() if p.requires_grad)
+    tensors = [t for s in state.optimiser.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+    held = sum(t.numel() * t.element_size() for t in tensors)
+    return {
+        "task": recipe.run.task,
+        "parameters": sum(p.numel() for p in family.network.parameters()),
+        "trained_parameters": trained,
+        "images": recipe.run.images,
+        "batch": count,
+        "steps": -(-recipe.run.images // count),
+        "sources": [s.name for s in recipe.data.sources] or ["procedural"],
+        "device": str(processes.device),
+        "processes": processes.count,
+        "seconds_a_step": round(min(times), 4),
+        "images_per_s": round(count / min(times), 2),
+        "bytes_of_training_state": held + trained * 4 * (2 + len(state.averages)),
+    }

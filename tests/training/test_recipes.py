@@ -1,0 +1,137 @@
+"""Every config that comes with the package builds and makes a step, at tiny size, on images drawn here."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffusionsat.errors import ConfigError
+from diffusionsat.training.recipe import read_recipe, shipped
+from diffusionsat.training.run import run, try_out
+
+DENOISER = "{channels=[16,32],blocks=1,attention=[false,true],head_width=16,embedding=32,text_width=32}"
+AUTOENCODER = "{encoder_channels=[16,16],decoder_channels=[16,16]}"
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    pytest.importorskip("diffusers", reason="diffusers (extra [published]) is not installed")
+    from diffusionsat.testing.published import tiny_published
+
+    return tiny_published(tmp_path_factory.mktemp("released")) / "single"
+
+
+def small(name, output, tiny, released):
+    """A shipped recipe with drawn images, tiny networks and few images."""
+    recipe = read_recipe(name)
+    compact = recipe.model.family == "compact"
+    sizes = AUTOENCODER if recipe.run.task == "autoencoder" else DENOISER
+    if not compact:
+        sizes = "{conditioning_embedding_out_channels=[4,8,8,16]}"
+    settings = [
+        "data.procedural=true",
+        "data.sources=[]",
+        "data.sizes={64=1}",
+        "data.batch_size=4",
+        "data.held_out=2",
+        "data.cache=0",
+        "run.images=8",
+        "run.validate_every=4",
+        "run.sheet_every=0",
+        "run.precision=bf16",
+        "objective.perceptual=0",
+        f"model.sizes={sizes}",
+        f"run.output={output}",
+        "model.autoencoder=",
+        f"model.parts={tiny}" if compact else f"model.start={released}",
+    ]
+    return read_recipe(name, tuple(settings))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_recipe_makes_a_step(name, tiny, tmp_path, request):
+    published = name.startswith("published/")
+    released = request.getfixturevalue("released") if published else None
+    recipe = small(name, tmp_path / "run", tiny, released)
+    said = try_out(recipe)
+    assert said["images_per_s"] > 0
+    assert 0 < said["trained_parameters"] <= said["parameters"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "part"),
+    [
+        ("published/single-256", (), "unet"),
+        ("published/single-256", ("model.lora_rank=2",), "unet"),
+        ("published/fmow-superresolution", (), "controlnet"),
+        ("published/texas", (), "controlnet"),
+    ],
+)
+def test_published_networks_are_trained_and_written(name, settings, part, tiny, released, tmp_path):
+    from diffusionsat.checkpoints.published import read_controlnet, read_unet
+
+    recipe = small(name, tmp_path / "run", tiny, released)
+    model = replace(recipe.model, storage="fp32", lora_rank=2 if settings else 0)
+    recipe = replace(recipe, model=model, optimiser=replace(recipe.optimiser, lr=0.01))
+    folder = run(recipe)
+    assert folder is not None
+    if part == "unet":
+        before, after = read_unet(released / "checkpoint-10/unet"), read_unet(folder / "unet")
+        moved = {n for n, p in after.named_parameters() if not p.equal(before.get_parameter(n))}
+        assert moved
+        if settings:
+            assert all(".to_" in name for name in moved)
+            assert (folder / "lora/pytorch_lora_weights.safetensors").is_file()
+    else:
+        controlnet = read_controlnet(folder / "controlnet")
+        assert controlnet.controlnet_mid_block.weight.any()
+        assert controlnet.controlnet_cond_embedding.conv_out.weight.any()
+
+
+def test_published_values(reference):
+    """PUBLISHED: lr, steps and min-SNR; the super-resolution's bands and their normalisation."""
+    for name, lr, steps, batch in (
+        ("single-256", 4e-6, 150_000, 64),
+        ("single-512", 2e-6, 150_000, 64),
+        ("fmow-superresolution", 5e-5, 50_000, 64),
+        ("fmow-temporal", 2e-5, 40_000, 64),
+        ("texas", 8e-5, 50_000, 128),
+        ("xbd-past", 5e-5, 30_000, 128),
+        ("xbd-future", 5e-5, 30_000, 128),
+    ):
+        recipe = read_recipe(f"published/{name}")
+        assert (recipe.optimiser.lr, recipe.run.images) == (lr, steps * batch)
+        assert recipe.objective.weighting == ("published" if name.startswith("single") else "none")
+    tables = json.loads((reference / "parity/data/tables.json").read_text())
+    data = read_recipe("published/fmow-superresolution").data
+    wanted = tables["sentinel_channels_after_flip_and_drop"]
+    assert [f"B{int(b[1:]):02d}" if b != "B8A" else b for b in wanted] == list(data.condition_bands)
+    for band, (low, high) in zip(wanted, data.condition_ranges, strict=True):
+        place = tables["sentinel_band_order"].index(band)
+        mean, std = tables["sentinel_mean"][place], tables["sentinel_std"][place]
+        assert (low, high) == pytest.approx(((mean - 2 * std) / 1e4, (mean + 2 * std) / 1e4), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("objective.weighting=min-snr",), "with flow give none"),
+        (("model.family=published",), "needs model.start"),
+        (("run.sharding=fsdp",), "optimiser.name adamw"),
+        (("data.procedural=false",), "data.sources is empty"),
+        (("run.task=text2image",), "run.task is 'text2image'.*Did you mean 'text-to-image'"),
+        (("data.batch_size=0",), "data.batch_size is 0"),
+        (("optimizer.lr=1",), "unknown key 'optimizer'. Did you mean 'optimiser'"),
+    ],
+)
+def test_recipes_that_cannot_be(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        read_recipe("tiny", settings)
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(ConfigError, match="published/xbd-past"):
+        read_recipe("nothing")
+    assert Path(shipped()["tiny"]).is_file()

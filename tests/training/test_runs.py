@@ -1,0 +1,261 @@
+"""Runs from recipe to checkpoint: killed, stopped, gone wrong, in several processes."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusionsat.errors import CheckpointError, ConfigError, DatasetError
+from diffusionsat.training import run as runs
+from diffusionsat.training.journal import Diverged
+from diffusionsat.training.procedural import Procedural
+from diffusionsat.training.recipe import read_recipe
+
+SMALL = (
+    "model.sizes={channels=[16,32],blocks=1,attention=[false,true],head_width=16,embedding=32,text_width=32}",
+    "data.batch_size=8",
+    "data.cache=0",
+    "data.held_out=4",
+    "run.images=96",
+    "run.save_every=16",
+    "run.log_every=32",
+    "run.validate_every=48",
+    "data.sizes={32=1}",
+    "run.precision=fp32",
+    "model.storage=fp32",
+    "schedule.warm_up=32",
+    "schedule.decay=32",
+)
+
+
+def small(parts, output, *more):
+    return (*SMALL, f"model.parts={parts}", f"run.output={output}", *more)
+
+
+def recipe(parts, output, *more):
+    return read_recipe("tiny", small(parts, output, *more))
+
+
+MAIN = """
+import sys
+from diffusionsat.cli.train import command
+sys.exit(command.main(standalone_mode=False))
+"""
+# Rounding stays rounding where AdamW does not divide noise by its own size, and Muon is not in bfloat16.
+STEADY = ("optimiser.name=adamw", "optimiser.lr=0.001", "optimiser.eps=0.001")
+
+
+def command(parts, output, *more, start=("-c", MAIN)):
+    settings = [word for setting in small(parts, output, *more) for word in ("--set", setting)]
+    return [sys.executable, *start, "tiny", *settings]
+
+
+def difference(a, b):
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def weights(output):
+    return load_file(output / "model/denoiser.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """A run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    assert runs.run(recipe(tiny, output)) == output / "model"
+    return output
+
+
+def test_a_checkpoint_that_makes_images(whole):
+    from diffusionsat import DiffusionSat
+
+    sat = DiffusionSat.from_pretrained(whole / "model", device="cpu", precision="fp32")
+    assert sat.config.images_seen == 96
+    assert sat.generate("a river", seed=1, size=(32, 32), steps=2).pixels.shape == (32, 32, 3)
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [line["seen"] for line in lines] == [32, 48, 64, 96]
+    assert [line["seen"] for line in lines if "validation" in line] == [48, 96]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(tiny, whole, tmp_path):
+    """Killed without warning as soon as so much was logged, twice, then run to the end."""
+    for lines in (1, 3):
+        process = subprocess.Popen(command(tiny, tmp_path / "run"), stderr=subprocess.DEVNULL)
+        log = tmp_path / "run/log.jsonl"
+        while not (log.exists() and len(log.read_text().splitlines()) >= lines):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "run/model").exists()
+    runs.run(recipe(tiny, tmp_path / "run"))
+    assert same(weights(tmp_path / "run"), weights(whole))
+    kept = [json.loads(line)["seen"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert kept == sorted(set(kept))
+
+
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_run_that_breaks_off_at_any_step_goes_on_to_the_same_bits(tiny, whole, tmp_path, monkeypatch, at):
+    """As if killed within a step: an exception that nothing catches, nothing saved after it."""
+    real, steps = runs.train.__globals__["step"], []
+
+    def breaking(*args):
+        steps.append(args)
+        if len(steps) > at:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(runs.train.__globals__, "step", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(recipe(tiny, tmp_path / "run"))
+    runs.run(recipe(tiny, tmp_path / "run"))
+    assert same(weights(tmp_path / "run"), weights(whole))
+
+
+def test_a_stopped_run_saves_its_state_and_goes_on(tiny, whole, tmp_path):
+    def stop(seen):
+        if seen == 40:  # not where a state is saved anyway
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert runs.run(recipe(tiny, tmp_path / "run"), show=stop) is None
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["seen"] == 40
+    runs.run(recipe(tiny, tmp_path / "run"))
+    assert same(weights(tmp_path / "run"), weights(whole))
+
+
+def test_a_diverged_run_keeps_the_state_from_before(tiny, tmp_path, monkeypatch):
+    from diffusionsat.training.batches import Reader
+
+    real = Reader.__call__
+
+    def poisoned(self, seen, step):
+        read = real(self, seen, step)
+        if seen == 56:
+            read.images[0, 0, 0, 0] = float("nan")
+        return read
+
+    monkeypatch.setattr(Reader, "__call__", poisoned)
+    with pytest.raises(Diverged, match="between 48 and 64 images"):
+        runs.run(recipe(tiny, tmp_path / "run"))
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert state["seen"] == 48
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_a_vanished_shard_ends_the_run_and_keeps_the_state(tiny, tmp_path, monkeypatch):
+    real = Procedural.example
+
+    def vanished(self, position, size):
+        if position == 60:
+            raise DatasetError("train-003.parquet cannot be read.")
+        return real(self, position, size)
+
+    monkeypatch.setattr(Procedural, "example", vanished)
+    with pytest.raises(DatasetError, match="train-003"):
+        runs.run(recipe(tiny, tmp_path / "run"))
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["seen"] == 48
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_state(tiny, tmp_path):
+    """Files may grow to a size that is too small for a state: writing fails as on a full disk."""
+    output = tmp_path / "run"
+
+    def stop(seen):
+        if seen == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    runs.run(recipe(tiny, output), show=stop)
+    before = (output / "last.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="state saved before is whole"):
+            runs.run(recipe(tiny, output))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (output / "last.pt").read_bytes() == before
+    assert not list(output.glob(".*"))
+
+
+def test_a_damaged_or_foreign_state_is_refused(tiny, tmp_path):
+    output = tmp_path / "run"
+    runs.run(recipe(tiny, output, "run.images=16"))
+    with pytest.raises(CheckpointError, match="does not fit this run"):
+        runs.run(recipe(tiny, output, "model.sizes.channels=[32,32]"))
+    (output / "last.pt").write_bytes((output / "last.pt").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        runs.run(recipe(tiny, output))
+
+
+def test_parts_of_a_batch_give_what_the_whole_gives(tiny, whole, tmp_path):
+    runs.run(recipe(tiny, tmp_path / "parts", *STEADY, "optimiser.accumulation=4"))
+    runs.run(recipe(tiny, tmp_path / "one", *STEADY))
+    assert difference(weights(tmp_path / "parts"), weights(tmp_path / "one")) < 1e-6
+    assert difference(weights(tmp_path / "one"), weights(whole)) > 1e-3
+
+
+def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
+    cached = ("data.cache=300", "run.images=32")
+    runs.run(recipe(tiny, tmp_path / "a", *cached))
+    files = sorted((tmp_path / "a/cache/32").iterdir())
+    assert [f.name for f in files] == ["000000.safetensors", "000001.safetensors"]
+    files[1].unlink()
+    before = files[0].stat().st_mtime_ns
+    shared = f"data.cache_folder={tmp_path / 'a/cache'}"
+    runs.run(recipe(tiny, tmp_path / "b", *cached, shared))
+    assert files[0].stat().st_mtime_ns == before
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    with pytest.raises(ConfigError, match="latents of other data"):
+        runs.run(recipe(tiny, tmp_path / "c", *cached, shared, "run.seed=1"))
+
+
+SHARDS = """
+import diffusionsat.training.run as runs
+
+real = runs.train
+
+
+def train(job, state, *others):
+    weights = list(state.network.parameters())
+    held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in weights)
+    print(f"held {held / sum(p.numel() for p in weights):.2f}", file=sys.stderr)
+    return real(job, state, *others)
+
+
+runs.train = train
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.allow_hosts(["127.0.0.1"])
+@pytest.mark.parametrize(("sharding", "held"), [("none", "held 1.00"), ("fsdp", "held 0.50")])
+def test_two_processes_give_the_weights_of_one(tiny, tmp_path, sharding, held):
+    """By torchrun, with gloo; what each process holds of the weights is told by the process itself."""
+    pytest.importorskip("accelerate", reason="accelerate (extra [train]) is not installed")
+    script = tmp_path / "train.py"
+    script.write_text(MAIN.replace("import sys\n", f"import sys\n{SHARDS}", 1))
+    port = 29613 + (sharding == "fsdp")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", str(script))
+    settings = (*STEADY, "run.images=48", "run.device=cpu")
+    words = command(tiny, tmp_path / "two", *settings, f"run.sharding={sharding}", start=torchrun)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(held) == 2
+    assert len(done.stdout.splitlines()) == 1
+    runs.run(recipe(tiny, tmp_path / "one", *settings))
+    assert difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-6
+    one, two = ((tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("one", "two"))
+    assert [json.loads(line)["seen"] for line in one] == [json.loads(line)["seen"] for line in two]
