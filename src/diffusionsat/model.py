@@ -1,6 +1,6 @@
 """`DiffusionSat`: the networks of a checkpoint, ready for every job."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack, overload
@@ -73,7 +73,12 @@ class DiffusionSat:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_name: str | Path = "compact", *, device: str = "auto", precision: str = "auto"
+        cls,
+        path_or_name: str | Path = "compact",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        controlnets: Mapping[str, str | Path] | None = None,
     ) -> Self:
         """Load a checkpoint: one of ours, or a released one of the published model.
 
@@ -81,6 +86,8 @@ class DiffusionSat:
             path_or_name: A folder; a zip of a release; or a name that `diffusionsat models` shows.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
             precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the device is fast at it.
+            controlnets: Of a published checkpoint: releases of ControlNets that steer it, by the names that
+                they are to have in `controls`.
 
         Raises:
             CheckpointError: If it is absent, damaged, foreign, mismatched or unsafe.
@@ -89,7 +96,8 @@ class DiffusionSat:
         """
         where = _device(device)
         precision = _precision(precision, where)
-        return cls(open_checkpoint(find(path_or_name)), device=where, precision=precision)
+        steering = {name: find(folder) for name, folder in (controlnets or {}).items()}
+        return cls(open_checkpoint(find(path_or_name), steering), device=where, precision=precision)
 
     @property
     def multiple(self) -> int:

@@ -123,7 +123,7 @@ def conversions(monkeypatch):
     """A stand-in for the conversion, which needs diffusers; the calls that it had."""
     calls = []
 
-    def convert(source, destination, *, precision):
+    def convert(source, destination, *, precision, part):
         calls.append((source.name, precision))
         unpack(source, destination, most_bytes=1 << 24, most_files=10)
         (destination / "root/model_index.json").rename(destination / "model_index.json")

@@ -122,6 +122,23 @@ def test_a_converted_folder_gives_the_same_numbers(single, control, layout, expe
     assert sorted(p.name for p in tmp_path.iterdir()) == ["control", "halved", "made", "single", "steer"]
 
 
+def test_one_of_several_checkpoints_is_converted(single, tmp_path):
+    shutil.copytree(single / "checkpoint-2", single / "checkpoint-10")
+    made = convert(single, tmp_path / "made", part="checkpoint-2", precision="fp32")
+    again = convert(made, tmp_path / "other-name")  # where the name and the size are not lost
+    notes = [json.loads((f / "model_index.json").read_text())["_diffusionsat"] for f in (made, again)]
+    assert notes[0] == notes[1] == {"name": "single", "version": "2", "side": 512}
+    with pytest.raises(CheckpointError, match=r"has no checkpoint-3\. It holds checkpoint-10"):
+        convert(single, tmp_path / "third", part="checkpoint-3")
+
+
+def test_trained_weights_go_before_stable_diffusions(single):
+    shutil.copytree(single / "checkpoint-2/unet", single / "unet")
+    edit(single / "unet", _class_name="UNet2DConditionModel")
+    shutil.rmtree(single / "checkpoint-2/unet")
+    assert locate(single).unet == single / "checkpoint-2/unet_ema"
+
+
 def test_plain_stable_diffusion(single, tmp_path):
     folder = single / "checkpoint-2/unet"
     tensors = torch.load(folder / "diffusion_pytorch_model.bin", weights_only=True)
@@ -214,6 +231,12 @@ def spoil_bomb(file):
     file.write_bytes(packed.getvalue())
 
 
+def spoil_directory(file):
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 1] ^= 255
+    file.write_bytes(content)
+
+
 def spoil_lora(file):
     torch.save({"unet.down_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(4, 8)}, file)
 
@@ -237,6 +260,7 @@ def spoil_text(file):
         (spoil_code, "wants to run code"),
         (spoil_bomb, "far more than its size"),
         (spoil_lora, "a LoRA adapter, not a model"),
+        (spoil_directory, "is damaged"),
         (spoil_kind, "no flat table of tensors"),
         (spoil_text, "is damaged"),
     ],
@@ -272,6 +296,8 @@ def test_networks_of_another_kind(single, control, layout, tmp_path):
         ("checkpoint-2/unet/config.json", '{"block_out_channels": []}', "describes no such network"),
         ("checkpoint-2/unet/config.json", "{}", "the configuration says"),
         ("text_encoder/config.json", "[]", "holds no JSON object"),
+        ("text_encoder/config.json", '{"hidden_size": "x"}', "describes no such network"),
+        ("scheduler/scheduler_config.json", '{"trained_betas": [1]}', "trained_betas is"),
         ("vae/config.json", '{"norm_num_groups": 0}', "describes no such network"),
         ("scheduler/scheduler_config.json", '{"prediction_type": "score"}', "prediction_type 'score'"),
         ("scheduler/scheduler_config.json", '{"num_train_timesteps": "many"}', "describes no schedule"),
@@ -351,6 +377,14 @@ def test_a_zip_opens_and_converts(published, tmp_path, monkeypatch):
     difference = scenes[0].pixels.astype(int) - scenes[2].pixels  # memory laid out in another way rounds so
     assert abs(difference).max() <= 1
     assert {s.provenance["model_hash"] for s in scenes[:2]} == {scenes[0].provenance["model_hash"]}
+
+
+def test_a_controlnet_of_its_own_release(published, control):
+    sat = DiffusionSat.from_pretrained(published, controlnets={"superres": control}, precision="fp32")
+    alone = DiffusionSat.from_pretrained(published, precision="fp32")
+    assert (sat.controls, alone.controls) == (("superres",), ())
+    assert sat.checkpoint != alone.checkpoint
+    assert sat.control("superres") is sat.control("superres")
 
 
 def test_a_zip_that_climbs_out(published, tmp_path):

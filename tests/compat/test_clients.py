@@ -12,6 +12,8 @@ from PIL import Image
 
 pytest.importorskip("diffusers", reason="diffusers (extra [published]) is not installed")
 
+from diffusionsat import ConfigError
+
 SHIFTED = [272.6, 125.5, 0.5, 0.1, 36.0, 7.0, 14.0]  # as metadata_normalize takes them
 
 
@@ -105,7 +107,7 @@ def test_a_would_be_in_painter(released):
     )
     with pytest.warns(UserWarning, match=r"unshifted.*diffusionsat\.Metadata"):
         metadata = metadata_normalize([-76.6, 28.7, 1.0, 0.0, 2015, 2, 27]).tolist()
-    with pytest.raises(ConfigError, match=r"3 bands.*takes 10.*diffusionsat inpaint"):
+    with pytest.raises(ConfigError, match=r"3 bands.*takes 10.*No published network fills a masked part"):
         pipe("a road", image=[Image.new("RGB", (64, 64))], metadata=metadata)
 
 
@@ -309,3 +311,27 @@ def test_callbacks(pipe):
 
     with pytest.raises(ConfigError, match="both given"):
         image_of(pipe, callback=print, callback_on_step_end=print)
+
+
+def test_arguments_that_no_pipeline_has(pipe):
+    with pytest.raises(ConfigError, match="no argument 'metdata'"):
+        image_of(pipe, metdata=[1.0] * 7)
+    with pytest.raises(ConfigError, match="mask_image is given, but no published network fills"):
+        image_of(pipe, mask_image=Image.new("L", (64, 64)))
+
+
+def test_eight_bit_weights(pipe):
+    """Weights stored in eight bits and computed with in 32: diffusers' layerwise casting."""
+    whole = image_of(pipe)
+    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    assert pipe.unet.down_blocks[0].resnets[0].conv1.weight.dtype == torch.float8_e4m3fn
+    assert float((image_of(pipe) - whole).abs().mean()) < 0.1
+
+
+def test_networks_say_where_their_weights_are(released):
+    from diffusionsat import CheckpointError, ControlNetModel, SatUNet
+
+    with pytest.raises(CheckpointError, match=r"no folder, .*download.*SatUNet\.from_pretrained"):
+        SatUNet.from_pretrained("samar-khanna/DiffusionSat")
+    with pytest.raises(CheckpointError, match="holds a ControlNetModel3D, not a ControlNetModel"):
+        ControlNetModel.from_pretrained(released / "texas/checkpoint-50000", subfolder="controlnet")

@@ -267,7 +267,8 @@ def test_conditions_that_do_not_fit_are_refused(sequence, ten_bands):
     picture = Image.new("RGB", (64, 64))
     for image in (picture, [picture], torch.rand(1, 3, 32, 32)):
         with pytest.raises(
-            ConfigError, match=r"image has 3 bands.*this ControlNet takes 10.*diffusionsat inpaint"
+            ConfigError,
+            match=r"image has 3 bands.*this ControlNet takes 10.*No published network fills",
         ):
             ten_bands(**given(), image=image)
     with pytest.raises(ConfigError, match="is_temporal=True is for a ControlNetModel3D"):

@@ -19,6 +19,8 @@ from diffusionsat.checkpoints.published import (
     LICENCE,
     MOST_BYTES,
     MOST_FILES,
+    NOTES,
+    identity,
     read_controlnet,
     read_text_encoder,
     read_unet,
@@ -33,7 +35,14 @@ log = logging.getLogger(__name__)
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def convert(source: Path, destination: Path, *, precision: str = "fp16", overwrite: bool = False) -> Path:
+def convert(
+    source: Path,
+    destination: Path,
+    *,
+    precision: str = "fp16",
+    part: str = "",
+    overwrite: bool = False,
+) -> Path:
     """Write a release anew: every part checked, in safetensors, with a model card.
 
     The folder is complete or absent. It opens with `DiffusionSat.from_pretrained` and with the pipelines of
@@ -43,6 +52,8 @@ def convert(source: Path, destination: Path, *, precision: str = "fp16", overwri
         source: A released folder, one checkpoint or part in it, or its zip.
         destination: Folder to write.
         precision: Of the weights: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        part: Which of several U-Nets to take, as a path in the release: ``"checkpoint-100000"``,
+            ``"checkpoint-100000/unet_ema"``; empty is the newest.
         overwrite: Replace a release that lies at the destination.
 
     Returns:
@@ -60,10 +71,13 @@ def convert(source: Path, destination: Path, *, precision: str = "fp16", overwri
     try:
         beside.mkdir(parents=True)
         with _folder_of(source, beside) as folder:
-            release = locate(folder)
+            if not (folder / part).is_dir():
+                parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+                raise CheckpointError(f"{source} has no {part}. It holds {parts}.")
+            release = locate(folder / part)
             made = beside / "made"
             _write_parts(release, made, precision)
-            _write_texts(release, made, source.name, precision)
+            _write_texts(release, made, source, precision)
         _put(made, destination, beside / "replaced")
     except CheckpointError:
         raise
@@ -86,7 +100,7 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
         raise CheckpointError(
             f"{destination} exists. Give another name, or --overwrite (overwrite=True) to replace it."
         )
-    if not is_released(destination):
+    if not destination.is_dir() or not is_released(destination):
         raise CheckpointError(f"{destination} is no release; it is not replaced. Give another name.")
 
 
@@ -96,7 +110,7 @@ def _put(made: Path, destination: Path, replaced: Path) -> None:
         destination.rename(replaced)
     try:
         made.rename(destination)
-    except OSError:
+    except BaseException:
         if replaced.exists():
             replaced.rename(destination)
         raise
@@ -142,15 +156,20 @@ def _save(network: Any, folder: Path) -> None:
     else:
         network.save_config(folder)
         file = folder / "diffusion_pytorch_model.safetensors"
+    held: set[int] = set()
+    for name, tensor in tensors.items():  # safetensors takes neither strides nor two names of one memory
+        shared = tensor.data_ptr() in held
+        held.add(tensor.data_ptr())
+        tensors[name] = tensor.clone() if shared else tensor.contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def _write_texts(release: Release, folder: Path, source: str, precision: str) -> None:
+def _write_texts(release: Release, folder: Path, source: Path, precision: str) -> None:
     for name in ("tokenizer", "scheduler"):
         if (release.root / name).is_dir():
             shutil.copytree(release.root / name, folder / name)
         elif release.unet is not None:
-            log.warning("%s has no folder %s; one must be added before it can be used", source, name)
+            log.warning("%s has no folder %s; one must be added before it can be used", source.name, name)
     libraries = {
         "unet": ["diffusionsat", "SatUNet"],
         "controlnet": ["diffusionsat", "ControlNetModel"],
@@ -165,9 +184,11 @@ def _write_texts(release: Release, folder: Path, source: str, precision: str) ->
             parts[name][1] = json.loads((folder / name / file).read_text()).get("_class_name", parts[name][1])
     kind = "DiffusionSatControlNetPipeline" if "controlnet" in parts else "DiffusionSatPipeline"
     absent = {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    index = {"_class_name": kind, "requires_safety_checker": False, **parts, **absent}
+    name, version_, side = identity(release)
+    notes = {"name": source.stem if source.is_file() else name, "version": version_, "side": side}
+    index = {"_class_name": kind, NOTES: notes, "requires_safety_checker": False, **parts, **absent}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (folder / "README.md").write_text(_card(release, source, precision, sorted(parts)))
+    (folder / "README.md").write_text(_card(release, source.name, precision, sorted(parts)))
 
 
 def _card(release: Release, source: str, precision: str, parts: list[str]) -> str:

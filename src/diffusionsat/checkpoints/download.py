@@ -57,12 +57,12 @@ RELEASES = {
     "texas": Deposit(
         record=13756211,
         archive="controlnet3d-mixattn_sd21_md7norm_texas.zip",
-        about="3D ControlNet: another date from images of the same place; needs single-512.",
+        about="3D ControlNet: another date of a place from images of it; for single-512's checkpoint-100000.",
     ),
     "fmow-super-resolution": Deposit(
         record=13756246,
         archive="controlnet_sd21_md7norm_fmow_condres256.zip",
-        about="2D ControlNet: fMoW RGB from Sentinel-2; needs single-512.",
+        about="2D ControlNet: fMoW RGB from Sentinel-2; for single-512's checkpoint-100000.",
     ),
 }
 
@@ -145,6 +145,7 @@ def download(
     *,
     base: str = ZENODO,
     precision: str = "fp16",
+    part: str = "",
     keep_archive: bool = False,
     on_bytes: Callable[[int, int], None] | None = None,
     wait: Callable[[float], None] = time.sleep,
@@ -156,6 +157,7 @@ def download(
         folder: Where the checkpoint goes; by default where `find` looks for its name.
         base: Address of Zenodo or of a server that answers like it.
         precision: Of the converted weights: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        part: Which of several U-Nets to take, see `convert`.
         keep_archive: Leave the zip file beside the folder.
         on_bytes: Called with the bytes of the archive that are here, and their number in all.
         wait: Waits for seconds.
@@ -188,7 +190,7 @@ def download(
         with _working(folder, remote) as workshop:
             archive = workshop / wanted.archive
             fetch(remote, archive, on_bytes=on_bytes, wait=wait)
-            convert(archive, folder, precision=precision)
+            convert(archive, folder, precision=precision, part=part)
             if keep_archive:
                 archive.rename(kept)
     except CheckpointError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffusionsat.checkpoints.layout import Config
 from diffusionsat.diffusion.schedules import Schedule
+from diffusionsat.errors import CheckpointError
 from diffusionsat.models.networks import Control, Networks
 
 
@@ -28,8 +29,12 @@ class Opened:
     controls: Mapping[str, Callable[[], Control]] = field(default_factory=dict)
 
 
-def open_checkpoint(path: Path) -> Opened:
+def open_checkpoint(path: Path, controlnets: Mapping[str, Path]) -> Opened:
     """Open a checkpoint of ours or one in the published layout.
+
+    Args:
+        path: A folder, or a zip of a release.
+        controlnets: Releases of ControlNets that steer a published one, by name.
 
     Raises:
         CheckpointError: If it is absent, damaged, foreign, mismatched or unsafe.
@@ -40,7 +45,9 @@ def open_checkpoint(path: Path) -> Opened:
     if is_released(path):
         from diffusionsat.checkpoints.published import open_published
 
-        return open_published(path)
+        return open_published(path, controlnets)
+    if controlnets:
+        raise CheckpointError(f"{path} is no published model; ControlNets of releases do not fit it.")
     from diffusionsat.checkpoints.compact import open_compact
 
     return open_compact(path)

@@ -5,8 +5,11 @@ Everything is decided by each part's own config.json and by the tensors that are
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +19,7 @@ from diffusionsat.checkpoints.archives import unpack
 from diffusionsat.checkpoints.layout import Config, Defaults
 from diffusionsat.checkpoints.opening import Opened
 from diffusionsat.checkpoints.released import CONTROLNETS, Release, locate, read_json, release_in
-from diffusionsat.checkpoints.shipped import cache_folder
+from diffusionsat.checkpoints.shipped import unpacked_folder
 from diffusionsat.checkpoints.tensors import load_strictly
 from diffusionsat.checkpoints.weights import read_weights, weight_files
 from diffusionsat.diffusion.schedules import Discrete
@@ -37,12 +40,17 @@ log = logging.getLogger(__name__)
 
 LICENCE = "CreativeML Open RAIL++-M"  # of Stable Diffusion 2.1, from which the released weights derive
 MOST_BYTES, MOST_FILES = 100_000_000_000, 10_000  # a release with the optimiser's state stays below
+NOTES = "_diffusionsat"  # in model_index.json
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def open_published(path: Path) -> Opened:
+def open_published(path: Path, controlnets: Mapping[str, Path] = MappingProxyType({})) -> Opened:
     """Open a released folder, one checkpoint or U-Net in it, its zip, or a folder that `convert` made.
+
+    Args:
+        path: The release of the U-Net.
+        controlnets: Releases of ControlNets that steer it, by the names that they are to have.
 
     Raises:
         CheckpointError: If a part is absent, damaged, mismatched or unsafe.
@@ -50,21 +58,44 @@ def open_published(path: Path) -> Opened:
     release = locate(unpacked(path))
     if release.unet is None:
         raise CheckpointError(
-            f"{path} holds a ControlNet but no U-Net. Open the single-image release, which it steers."
+            f"{path} holds a ControlNet but no U-Net. Open the single-image release that it steers, with "
+            "from_pretrained(..., controlnets={NAME: FOLDER})."
         )
-    config, schedule = _configuration(release)
+    steering = {name: locate(unpacked(folder)).controlnet for name, folder in controlnets.items()}
+    if (own := release.controlnet) is not None:
+        steering["controlnet"] = own
+    prediction, schedule = _schedule(release)
     networks = PublishedNetworks(
         read_unet(release.unet),
         read_vae(release.shared("vae")),
         read_text_encoder(release.shared("text_encoder")),
         read_tokenizer(release.shared("tokenizer")),
     )
-    controls = {}
-    if (folder := release.controlnet) is not None:
-        controls["controlnet"] = lambda: PublishedControl(read_controlnet(folder))
-    return Opened(
-        config=config, networks=networks, schedule=schedule, digest=_digest(release), controls=controls
+    name, version, side = identity(release)
+    config = Config(
+        format="published",
+        format_version=1,
+        name=name,
+        version=version,
+        licence=LICENCE,
+        prediction=prediction,
+        max_tokens=networks.max_tokens,
+        # The published pipeline's own steps and guidance; fMoW's usual metres per pixel after resizing.
+        defaults=Defaults(size=(side, side), steps=50, solver="euler", guidance=7.5, gsd=1.0),
     )
+    return Opened(
+        config=config,
+        networks=networks,
+        schedule=schedule,
+        digest=_digest(release, steering),
+        controls={name: partial(_control, name, folder) for name, folder in steering.items()},
+    )
+
+
+def _control(name: str, folder: Path | None) -> PublishedControl:
+    if folder is None:
+        raise CheckpointError(f"What was given as the ControlNet {name} holds none.")
+    return PublishedControl(read_controlnet(folder))
 
 
 def unpacked(path: Path) -> Path:
@@ -76,7 +107,7 @@ def unpacked(path: Path) -> Path:
     if path.is_dir():
         return path
     about = path.stat()
-    folder = cache_folder() / "unpacked" / f"{path.stem}-{about.st_size:x}-{about.st_mtime_ns:x}"
+    folder = unpacked_folder() / f"{about.st_size:x}-{about.st_mtime_ns:x}" / path.stem
     if not folder.is_dir():
         log.warning("%s is unpacked to %s; `diffusionsat convert` keeps less", path, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +115,8 @@ def unpacked(path: Path) -> Path:
     return release_in(folder)
 
 
-def _configuration(release: Release) -> tuple[Config, Discrete]:
+def _schedule(release: Release) -> tuple[str, Discrete]:
+    """What the network predicts, and its noise levels."""
     file = release.shared("scheduler") / "scheduler_config.json"
     values = read_json(file)
     kind, betas = values.get("prediction_type", "epsilon"), values.get("beta_schedule", "linear")
@@ -93,28 +125,35 @@ def _configuration(release: Release) -> tuple[Config, Discrete]:
             f"{file} has prediction_type {kind!r} and beta_schedule {betas!r}; known are "
             f"{', '.join(_PREDICTIONS)}, and linear, scaled_linear."
         )
+    for key in ("trained_betas", "rescale_betas_zero_snr", "set_alpha_to_one"):
+        if values.get(key):
+            raise CheckpointError(f"{file}: {key} is {values[key]!r}, which no released model has.")
     power = 2 if betas == "scaled_linear" else 1
     try:
         first, last = (float(values.get(f"beta_{end}", d)) for end, d in (("start", 1e-4), ("end", 0.02)))
         count = int(values.get("num_train_timesteps", 1000))
         levels = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64)
-        schedule = Discrete(levels**power, values.get("timestep_spacing", "leading"))
+        offset = int(values.get("steps_offset", 1))
+        schedule = Discrete(levels**power, values.get("timestep_spacing", "leading"), offset)
     except (TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{file} describes no schedule: {error}.") from None
-    assert release.unet is not None
-    numbered = release.unet.parent if release.unet.parent != release.root else release.root
-    side = 256 if "256" in release.root.name else 512
-    config = Config(
-        format="published",
-        format_version=1,
-        name=release.root.name,
-        version=numbered.name.removeprefix("checkpoint-") if numbered != release.root else "1",
-        licence=LICENCE,
-        prediction=_PREDICTIONS[kind],
-        # The published pipeline's own steps and guidance; fMoW's usual metres per pixel after resizing.
-        defaults=Defaults(size=(side, side), steps=50, solver="euler", guidance=7.5, gsd=1.0),
-    )
-    return config, schedule
+    return _PREDICTIONS[kind], schedule
+
+
+def identity(release: Release) -> tuple[str, str, int]:
+    """Name, version and usual side in pixels of a release.
+
+    `convert` notes them in ``model_index.json``; the authors' folders tell them by their names alone.
+    """
+    index = release.root / "model_index.json"
+    noted = read_json(index).get(NOTES) if index.is_file() else None
+    if isinstance(noted, dict) and isinstance(noted.get("side"), int):
+        return str(noted.get("name")), str(noted.get("version")), noted["side"]
+    part = release.unet or release.controlnet
+    inside = part.relative_to(release.root).parts if part and part.is_relative_to(release.root) else ()
+    version = "-".join(p.removeprefix("checkpoint-") for p in inside if p not in ("unet", "controlnet"))
+    side = 256 if re.search(r"(?<![a-z\d])256(?!\d)", release.root.name) else 512
+    return release.root.name, version or "1", side
 
 
 def read_unet(folder: Path) -> SatUNet:
@@ -175,13 +214,13 @@ def read_text_encoder(folder: Path) -> CLIPTextModel:
     Raises:
         CheckpointError: If it is damaged or mismatched.
     """
-    config = CLIPTextConfig.from_dict(read_json(folder / "config.json"))
+    config = read_json(folder / "config.json")
     tensors = {
         name.removeprefix("text_model."): tensor
         for name, tensor in read_weights(folder).items()
         if not name.endswith("position_ids")  # a constant that old versions stored
     }
-    return _loaded(lambda: CLIPTextModel(config), tensors, folder)
+    return _loaded(lambda: CLIPTextModel(CLIPTextConfig.from_dict(config)), tensors, folder)
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -225,19 +264,17 @@ def _has(tensors: Mapping[str, Tensor], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in tensors)
 
 
-def _digest(release: Release) -> str:
+def _digest(release: Release, steering: Mapping[str, Path | None]) -> str:
     """SHA-256 over the configurations and weights that decide the pixels."""
     digest = hashlib.sha256()
-    parts = {"unet": release.unet, **{n: release.shared(n) for n in ("vae", "text_encoder")}}
-    if release.controlnet is not None:
-        parts["controlnet"] = release.controlnet
+    parts = {"unet": release.unet, **{n: release.shared(n) for n in ("vae", "text_encoder")}, **steering}
     for name, folder in parts.items():
-        assert folder is not None
-        for file in (folder / "config.json", *weight_files(folder)):
+        for file in (folder / "config.json", *weight_files(folder)) if folder else ():
             digest.update(f"{name}/{file.name}".encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     for folder in (release.shared("tokenizer"), release.shared("scheduler")):
-        for file in sorted(folder.glob("*.*")):
-            digest.update(f"{folder.name}/{file.name}".encode() + file.read_bytes())
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and not file.name.startswith("."):
+                digest.update(f"{folder.name}/{file.name}".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 UNETS = ("SatUNet", "UNet2DConditionModel")
 CONTROLNETS = ("ControlNetModel", "ControlNetModel3D")
 _SHARED = ("vae", "text_encoder", "tokenizer", "scheduler")
+_DEEPEST = 6  # folders that an archive may wrap a release in
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
 
 
@@ -61,21 +62,22 @@ def is_released(path: Path) -> bool:
     return path.is_dir() and (
         (path / "model_index.json").is_file()
         or class_name(path) in (*UNETS, *CONTROLNETS)
-        or any(_candidates(path, part) for part in ("unet", "unet_ema", "controlnet"))
+        or bool(_candidates(path, "unet", "unet_ema", "controlnet"))
     )
 
 
 def release_in(folder: Path) -> Path:
-    """The release in an unpacked archive, which often wraps it in one more folder.
+    """The release in an unpacked archive, which may be wrapped in further folders.
 
     Raises:
         CheckpointError: If there is none.
     """
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != "__MACOSX"]
-    for path in (folder, *inside):
-        if is_released(path):
-            return path
-    raise CheckpointError(f"{folder} holds no release of DiffusionSat: neither a U-Net nor a ControlNet.")
+    level = [folder]
+    for _ in range(_DEEPEST):
+        if found := next(filter(is_released, level), None):
+            return found
+        level = [inside for path in level for inside in sorted(path.iterdir()) if inside.is_dir()]
+    raise CheckpointError(f"{folder.name} holds no release of DiffusionSat: no U-Net and no ControlNet.")
 
 
 def locate(path: Path) -> Release:
@@ -84,13 +86,14 @@ def locate(path: Path) -> Release:
     Raises:
         CheckpointError: If neither a U-Net nor a ControlNet is there.
     """
+    path = path.resolve()
     kind = class_name(path)
     if kind in UNETS:
         return Release(root=_root_above(path), unet=path, controlnet=None)
     if kind in CONTROLNETS and not (path / "vae").is_dir():
         return Release(root=_root_above(path), unet=None, controlnet=path)
     root = path.parent if _NUMBERED.fullmatch(path.name) else path
-    unet = _best(path, "unet") or _best(path, "unet_ema")
+    unet = _best(path, "unet", "unet_ema")
     controlnet = _best(path, "controlnet") or (path if kind in CONTROLNETS else None)
     if unet is None and controlnet is None:
         raise CheckpointError(
@@ -130,17 +133,19 @@ def _root_above(part: Path) -> Path:
     return next((folder for folder in above if (folder / "vae").is_dir()), part.parent)
 
 
-def _candidates(path: Path, part: str) -> list[Path]:
-    """Folders of a part, the one to take first: the root's own, then that of the newest checkpoint."""
+def _candidates(path: Path, *parts: str) -> list[Path]:
+    """Folders of some parts, the one to take first: the root's own, then that of the newest checkpoint."""
     numbered = [(int(m[1]), f) for f in path.glob("checkpoint-*") if (m := _NUMBERED.fullmatch(f.name))]
     roots = [path, *(folder for _, folder in sorted(numbered, reverse=True))]
-    folders = [root / part for root in roots if (root / part / "config.json").is_file()]
+    folders = [root / part for part in parts for root in roots]
+    folders = [folder for folder in folders if (folder / "config.json").is_file()]
     # The root's own may be Stable Diffusion's, from which the checkpoints were trained.
     return sorted(folders, key=lambda folder: class_name(folder) == "UNet2DConditionModel")
 
 
-def _best(path: Path, part: str) -> Path | None:
-    found = _candidates(path, part)
+def _best(path: Path, *parts: str) -> Path | None:
+    found = _candidates(path, *parts)
     if len(found) > 1:
-        log.info("of %d folders %s in %s, %s is taken", len(found), part, path, found[0].relative_to(path))
+        first, *others = [str(folder.relative_to(path)) for folder in found]
+        log.info("%s holds %s, which is taken, and %s", path, first, ", ".join(others))
     return found[0] if found else None

@@ -21,6 +21,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusionsat"
 
 
+def unpacked_folder() -> Path:
+    """Where the zips of releases are unpacked to."""
+    return cache_folder() / "unpacked"
+
+
 def find(name_or_path: str | Path) -> Path:
     """The folder of a shipped name (``compact``, or ``compact@1`` for one version), a cached name or a path.
 
@@ -52,7 +57,8 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def cached() -> list[Path]:
-    """Folders of the checkpoints in the cache."""
+    """Folders of the checkpoints in the cache, those of unpacked zips included."""
     folder = cache_folder()
     kinds = ("config.json", "model_index.json")
-    return sorted({p.parent for kind in kinds for p in folder.glob(f"*/{kind}")})
+    checkpoints = {p.parent for kind in kinds for p in folder.glob(f"*/{kind}")}
+    return sorted({*checkpoints, *unpacked_folder().glob("*/*")})

@@ -72,13 +72,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > 2 * file.stat().st_size + 1_000_000:
-                raise CheckpointError(f"{file} unpacks to far more than its size; torch writes no such file.")
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > 2 * file.stat().st_size + 1_000_000:
+                raise CheckpointError(f"{file} unpacks to far more than its size; torch writes no such file.")
         with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write; they fail below
             tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{file} is damaged, or a pickle that wants to run code: {reason}") from None

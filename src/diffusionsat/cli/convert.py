@@ -10,7 +10,7 @@ from diffusionsat.cli import options
 _EPILOG = """\b
 Examples:
   diffusionsat convert finetune_sd21_sn-satlas-fmow_snr5_md7norm_bs64.zip -o single-512
-  diffusionsat convert ROOT/checkpoint-100000 -o single-512 --precision bf16
+  diffusionsat convert release.zip --part checkpoint-100000 -o single-512 --precision bf16
 """
 
 
@@ -26,12 +26,13 @@ Examples:
     show_default=True,
     help="Of the weights.",
 )
+@click.option("--part", default="", metavar="CHECKPOINT-N", help="Which of several U-Nets [the newest].")
 @click.option("--overwrite", is_flag=True, help="Replace a release that lies there.")
 @options.verbosity
-def command(source: Path, destination: Path, precision: str, overwrite: bool) -> None:
+def command(source: Path, destination: Path, precision: str, part: str, overwrite: bool) -> None:
     """Write a released checkpoint (SOURCE: a folder, or its zip) as a checked folder of safetensors."""
     from diffusionsat.checkpoints.conversion import convert
 
-    convert(source, destination, precision=precision, overwrite=overwrite)
+    convert(source, destination, precision=precision, part=part, overwrite=overwrite)
     size = sum(file.stat().st_size for file in destination.rglob("*") if file.is_file())
     click.echo(json.dumps({"path": str(destination), "precision": precision, "bytes": size}))

@@ -40,6 +40,7 @@ Examples:
     show_default=True,
     help="Of the weights as they are kept.",
 )
+@click.option("--part", default="", metavar="CHECKPOINT-N", help="Which of several U-Nets [the newest].")
 @click.option("--keep-archive", is_flag=True, help="Leave the zip file beside the checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched, and fetch nothing.")
 @options.verbosity
@@ -49,6 +50,7 @@ def command(
     base: str | None,
     output: Path | None,
     precision: str,
+    part: str,
     keep_archive: bool,
     dry_run: bool,
 ) -> None:
@@ -82,6 +84,12 @@ def command(
         return
     with Bar("bytes", None) as bar:
         download.download(
-            name, folder, base=base, precision=precision, keep_archive=keep_archive, on_bytes=bar.show
+            name,
+            folder,
+            base=base,
+            precision=precision,
+            part=part,
+            keep_archive=keep_archive,
+            on_bytes=bar.show,
         )
     click.echo(json.dumps({"name": name, "path": str(folder), "fetched": True}))

@@ -23,7 +23,8 @@ Examples:
 def command(path: str) -> None:
     """Say as JSON what a checkpoint is, or an image made by diffusionsat."""
     file = Path(path)
-    said = image(file) if file.is_file() else checkpoint(path)
+    zipped = file.suffix.lower() == ".zip"
+    said = image(file) if file.is_file() and not zipped else checkpoint(path)
     click.echo(json.dumps(said, indent=2 if sys.stdout.isatty() else None))
 
 

@@ -142,7 +142,7 @@ def condition(image: Tensor, bands: int, frames: bool) -> Tensor:
     if not fits or (image.ndim == 5 and not frames):
         raise ConfigError(
             f"image has {image.shape[1]} bands (shape {tuple(image.shape)}), but this ControlNet takes "
-            f"{bands}{' a frame' if frames else ''}. Give a tensor with all of them, values in [0, 1]. To "
-            "fill a masked part of an image, which no published network can, use `diffusionsat inpaint`."
+            f"{bands}{' a frame' if frames else ''}. Give a tensor with all of them, values in [0, 1]. "
+            "No published network fills a masked part of an image."
         )
     return image.unflatten(1, (-1, bands)).transpose(1, 2) if frames and image.ndim == 4 else image

@@ -1,5 +1,6 @@
 """What scripts use of the published pipelines, and diffusers' have since dropped or changed."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -86,10 +87,26 @@ def each(rows: Tensor | None, count: int) -> Tensor | None:
     return rows if rows is None else rows.repeat_interleave(count, 0)
 
 
+def check_options(options: dict[str, Any], call: Callable[..., Any]) -> None:
+    """Refuse arguments that diffusers would swallow unseen.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    known = inspect.signature(call).parameters
+    unknown = next((name for name in options if name not in known), None)
+    if unknown in ("mask", "mask_image"):
+        raise ConfigError(f"{unknown} is given, but no published network fills a masked part of an image.")
+    if unknown:
+        raise ConfigError(f"The pipeline has no argument {unknown!r}. It has: {', '.join(list(known)[1:])}.")
+
+
 def with_callback(options: dict[str, Any], callback: Callback | None, every: int) -> dict[str, Any]:
     """Options of diffusers' call, with the published callback in its present form."""
     if callback is None:
         return options
+    if every < 1:
+        raise ConfigError(f"callback_steps is {every!r}. Give a whole number from 1.")
     if options.get("callback_on_step_end") is not None:
         raise ConfigError("callback and callback_on_step_end are both given. Give one.")
 

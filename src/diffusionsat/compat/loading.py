@@ -23,6 +23,7 @@ from diffusionsat.checkpoints.published import (
 )
 from diffusionsat.checkpoints.released import Release, locate, read_json
 from diffusionsat.errors import CheckpointError
+from diffusionsat.models.published.loading import WHERE
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +60,7 @@ class FromReleasedFolder:
         root = Path(pretrained_model_name_or_path)
         if not root.is_dir():
             raise CheckpointError(
-                f"{pretrained_model_name_or_path} is no folder, and no hub repository is looked for. Fetch "
-                "the released weights with `diffusionsat download` (Zenodo records 13751498: single image, "
-                "512 px; 13756199: 256 px; 13756211: Texas; 13756246: super-resolution) and load the folder: "
+                f"{root} is no folder, and no hub repository is looked for. {WHERE}: "
                 f"{cls.__name__}.from_pretrained(FOLDER)."
             )
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
@@ -94,6 +93,9 @@ def _load(name: str, folder: Path, dtype: torch.dtype) -> Any:
         kind = read_json(folder / "scheduler_config.json").get("_class_name", "DDIMScheduler")
         if not hasattr(diffusers, str(kind)):
             raise CheckpointError(f"{folder} names the scheduler {kind!r}, which diffusers does not have.")
-        return getattr(diffusers, kind).from_pretrained(folder)
+        try:
+            return getattr(diffusers, kind).from_pretrained(folder)
+        except Exception as error:  # a config can be wrong in any way
+            raise CheckpointError(f"{folder} describes no {kind}: {error}.") from None
     part = _READERS[name](folder)
     return nn.Module.to(part, dtype) if isinstance(part, nn.Module) else part

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from diffusionsat.compat.conditions import condition, conditioned, image_tensor
-from diffusionsat.compat.legacy import Callback, OldMethods, count_prompts, each, with_callback
+from diffusionsat.compat.legacy import (
+    Callback,
+    OldMethods,
+    check_options,
+    count_prompts,
+    each,
+    with_callback,
+)
 from diffusionsat.errors import ConfigError, MissingExtraError
 
 try:
@@ -96,8 +103,10 @@ class DiffusionSatPipeline(FromReleasedFolder, OldMethods, StableDiffusionPipeli
             **options: diffusers' further arguments: ``clip_skip``, ``guidance_rescale`` and so on.
 
         Raises:
+            ConfigError: If an argument is none of the pipeline's.
             MetadataError: If the metadata is no such table of numbers.
         """
+        check_options(options, StableDiffusionPipeline.__call__)
         batch = count_prompts(prompt, prompt_embeds)
         device = self._execution_device
         rows = each(self.prepare_metadata(batch, metadata, False, device, None), num_images_per_prompt)
@@ -180,7 +189,8 @@ class DiffusionSatControlNetPipeline(FromReleasedFolder, OldMethods, StableDiffu
         Raises:
             ConfigError: With both numbers.
         """
-        count = len(image) if isinstance(image, (list, tuple, Tensor)) else 1
+        many = isinstance(image, (list, tuple)) or (isinstance(image, Tensor) and image.ndim > 3)
+        count = len(image) if many else 1
         prompts = count_prompts(prompt, prompt_embeds)
         if count not in (1, prompts):
             raise ConfigError(
@@ -290,6 +300,7 @@ class DiffusionSatControlNetPipeline(FromReleasedFolder, OldMethods, StableDiffu
             ConfigError: If the condition does not fit the ControlNet, the prompts or the size.
             MetadataError: If metadata is no such table of numbers.
         """
+        check_options(options, StableDiffusionControlNetPipeline.__call__)
         if isinstance(self.controlnet, MultiControlNetModel):
             raise ConfigError(
                 "There are several ControlNets; this takes one. For frames give a 3D ControlNet."

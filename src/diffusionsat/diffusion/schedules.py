@@ -78,6 +78,7 @@ class Discrete:
     Args:
         betas: Variance added at each timestep, (N,).
         spacing: Which of `SPACINGS` `levels` takes.
+        offset: Timestep of the last evaluation in leading spacing.
 
     Raises:
         ConfigError: If the spacing is none of these.
@@ -85,12 +86,12 @@ class Discrete:
 
     SPACINGS = ("leading", "trailing")
 
-    def __init__(self, betas: Tensor, spacing: str = "leading") -> None:
+    def __init__(self, betas: Tensor, spacing: str = "leading", offset: int = 1) -> None:
         if spacing not in self.SPACINGS:
             raise ConfigError(f"timestep spacing is {spacing!r}. Known are: {', '.join(self.SPACINGS)}.")
         alphas = torch.cumprod(1 - betas.double(), 0)
         self.sigmas = ((1 - alphas) / alphas).sqrt()
-        self.spacing = spacing
+        self.spacing, self.offset = spacing, offset
 
     @classmethod
     def scaled_linear(
@@ -113,7 +114,7 @@ class Discrete:
             raise ConfigError(
                 f"steps is {steps}; this model's schedule allows at most {len(self.sigmas) - 1}."
             )
-        return self.leading(steps) if self.spacing == "leading" else self.trailing(steps)
+        return self.leading(steps, self.offset) if self.spacing == "leading" else self.trailing(steps)
 
     def time(self, sigma: float) -> float:
         """The timestep of a noise level, with fraction, by interpolation in log sigma."""

@@ -11,6 +11,8 @@ from diffusers.models.controlnets.controlnet import ControlNetOutput, zero_modul
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from diffusionsat.errors import ConfigError, MetadataError
+from diffusionsat.models.published.loading import FromFolder
 from diffusionsat.models.published.metadata import embed, metadata_perceptrons, rows
 
 
@@ -43,7 +45,7 @@ class ConditionEmbedding(nn.Module):
         return self.conv_out(x)
 
 
-class ControlNetModel(DiffusersControlNet):
+class ControlNetModel(FromFolder, DiffusersControlNet):
     """ControlNet (Zhang et al. 2023) with the metadata of the target and of the condition.
 
     Both metadata pass through the same perceptrons and are summed: the network cannot tell them apart.
@@ -109,7 +111,7 @@ class ControlNetModel(DiffusersControlNet):
 
     @classmethod
     def from_unet(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, unet: UNet2DConditionModel, load_weights_from_unet: bool = True, **ours: Any
+        cls, unet: UNet2DConditionModel, *, load_weights_from_unet: bool = True, **ours: Any
     ) -> Any:
         """A ControlNet that starts from a U-Net's encoder; arguments that a U-Net lacks go by name."""
         known = cls._get_init_keys(cls)
@@ -152,7 +154,7 @@ class ControlNetModel(DiffusersControlNet):
             device: Of the result.
 
         Raises:
-            ValueError: If the shape is another.
+            MetadataError: If the shape is another.
         """
         if metadata is None or self.metadata_embedding is None:
             return torch.zeros(batch, frames or 1, 1, device=device, dtype=self.dtype)
@@ -165,7 +167,7 @@ class ControlNetModel(DiffusersControlNet):
             or known.shape[0] not in (1, batch)
             or frames not in (None, known.shape[2])
         ):
-            raise ValueError(
+            raise MetadataError(
                 f"cond_metadata has shape {tuple(known.shape)}; the network takes ({batch}, {count}) or "
                 f"({batch}, {count}, {frames or 'frames'}) normalised numbers."
             )
@@ -244,7 +246,7 @@ class ControlNetModel(DiffusersControlNet):
             ``down_block_res_samples``, a list, and ``mid_block_res_sample``.
 
         Raises:
-            ValueError: If the condition has another number of bands or another size.
+            ConfigError: If the condition has another number of bands or another size.
         """
         embedding = self.embedding(len(sample), timestep, metadata, sample.device)
         embedding = embedding + self.frames_embedding(cond_metadata, len(sample), None, sample.device).sum(1)
@@ -253,7 +255,7 @@ class ControlNetModel(DiffusersControlNet):
         check_condition(controlnet_cond, self.controlnet_cond_embedding.conv_in.in_channels, channel_axis=1)
         features = self.controlnet_cond_embedding(controlnet_cond)
         if features.shape[2:] != sample.shape[2:]:
-            raise ValueError(
+            raise ConfigError(
                 f"the condition of {tuple(controlnet_cond.shape[2:])} pixels becomes features of "
                 f"{tuple(features.shape[2:])}, but the latents are {tuple(sample.shape[2:])}."
             )
@@ -271,10 +273,10 @@ def check_condition(condition: Tensor, channels: int, channel_axis: int) -> None
     """Refuse a condition of another number of bands.
 
     Raises:
-        ValueError: With both numbers.
+        ConfigError: With both numbers.
     """
     if condition.shape[channel_axis] != channels:
-        raise ValueError(
+        raise ConfigError(
             f"controlnet_cond has shape {tuple(condition.shape)}, {condition.shape[channel_axis]} bands; "
             f"this ControlNet takes {channels}."
         )

@@ -10,6 +10,7 @@ from diffusers.models.controlnets.controlnet import zero_module
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor, nn
 
+from diffusionsat.errors import ConfigError
 from diffusionsat.models.published.controlnet import ControlNetModel, check_condition
 
 
@@ -169,10 +170,10 @@ class ControlNetModel3D(ControlNetModel):
             ``down_block_res_samples``, a list, and ``mid_block_res_sample``.
 
         Raises:
-            ValueError: If the frames have another number of bands or another size.
+            ConfigError: If the frames have another number of bands or another size.
         """
         if controlnet_cond.ndim != 5:
-            raise ValueError(
+            raise ConfigError(
                 f"controlnet_cond has shape {tuple(controlnet_cond.shape)}; "
                 "a 3D ControlNet takes (B, C, T, H, W)."
             )
@@ -184,7 +185,7 @@ class ControlNetModel3D(ControlNetModel):
             controlnet_cond = controlnet_cond.flip(1)
         features = self.controlnet_cond_embedding(controlnet_cond)
         if features.shape[3:] != sample.shape[2:]:
-            raise ValueError(
+            raise ConfigError(
                 f"the frames of {tuple(controlnet_cond.shape[3:])} pixels become features of "
                 f"{tuple(features.shape[3:])}, but the latents are {tuple(sample.shape[2:])}."
             )

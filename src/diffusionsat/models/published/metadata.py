@@ -4,6 +4,8 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
+from diffusionsat.errors import MetadataError
+
 
 def metadata_perceptrons(count: int, width: int, embedding: int, act_fn: str) -> nn.ModuleList:
     """One perceptron a number; ``width`` is that of the sinusoidal projection."""
@@ -21,13 +23,13 @@ def rows(metadata: Tensor | None, batch: int, count: int, device: torch.device) 
         device: Of the result.
 
     Raises:
-        ValueError: If the shape is another.
+        MetadataError: If the shape is another.
     """
     if metadata is None:
         return torch.zeros(batch, count, device=device)
     known = torch.as_tensor(metadata, dtype=torch.float32, device=device).nan_to_num(nan=0.0)
     if known.shape[-1:] != (count,) or known.ndim > 2 or known.numel() not in (count, batch * count):
-        raise ValueError(
+        raise MetadataError(
             f"metadata has shape {tuple(known.shape)}; the network takes ({batch}, {count}) numbers: "
             "longitude, latitude, gsd, cloud cover, year, month, day, normalised."
         )

@@ -6,10 +6,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from diffusionsat.models.published.loading import FromFolder
 from diffusionsat.models.published.metadata import embed, metadata_perceptrons, rows
 
 
-class SatUNet(UNet2DConditionModel):
+class SatUNet(FromFolder, UNet2DConditionModel):
     """U-Net whose embedding of the timestep has the metadata's added (Khanna et al. 2024, section 3.1).
 
     Every argument but the last two is diffusers', under its published name and default.
@@ -79,7 +80,7 @@ class SatUNet(UNet2DConditionModel):
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """What diffusers adds to the timestep's embedding: here that of the metadata."""
         if self.metadata_embedding is None:
-            return None
+            return super().get_class_embed(sample, class_labels)
         known = rows(class_labels, len(sample), len(self.metadata_embedding), sample.device)
         return embed(self.time_proj, self.metadata_embedding, known, sample.dtype)
 
