@@ -70,6 +70,7 @@ def test_the_newest_checkpoint_is_taken_and_named(single, caplog):
 
 
 def test_what_is_passed_is_taken(single, caplog):
+    caplog.set_level(logging.WARNING, "diffusionsat")
     tokenizer = CLIPTokenizer.from_pretrained(single / "tokenizer")
     shutil.rmtree(single / "tokenizer")
     with pytest.raises(CheckpointError, match="has no folder tokenizer"):
