@@ -45,7 +45,7 @@ class ConditionEmbedding(nn.Module):
         return self.conv_out(x)
 
 
-class ControlNetModel(FromFolder, DiffusersControlNet):
+class ControlNetModel(FromFolder, DiffusersControlNet):  # pyright: ignore[reportIncompatibleMethodOverride]
     """ControlNet (Zhang et al. 2023) with the metadata of the target and of the condition.
 
     Both metadata pass through the same perceptrons and are summed: the network cannot tell them apart.

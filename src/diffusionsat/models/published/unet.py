@@ -10,7 +10,7 @@ from diffusionsat.models.published.loading import FromFolder
 from diffusionsat.models.published.metadata import embed, metadata_perceptrons, rows
 
 
-class SatUNet(FromFolder, UNet2DConditionModel):
+class SatUNet(FromFolder, UNet2DConditionModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """U-Net whose embedding of the timestep has the metadata's added (Khanna et al. 2024, section 3.1).
 
     Every argument but the last two is diffusers', under its published name and default.
