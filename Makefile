@@ -49,7 +49,7 @@ clean:
 TORCH_FREE := .venv-torch-free
 test-torch-free:
 	$(PYTHON) -m venv --clear $(TORCH_FREE)
-	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check affine click numpy pillow pydantic pyproj \
+	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check affine click numpy pillow pydantic pyproj pyyaml \
 		rasterio rich hypothesis jsonschema pystac pytest pytest-socket scipy
 	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(TORCH_FREE)/bin/python -m pytest tests/test_metadata.py tests/test_noise_keys.py tests/test_files.py \
