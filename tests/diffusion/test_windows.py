@@ -1,3 +1,4 @@
+import itertools
 import pickle
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,22 @@ def test_batches_are_of_one_shape_and_their_size_changes_nothing():
         assert np.array_equal(first, in_memory(of_context, cover, "euler", batch=batch))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.integers(2, 40), st.integers(1, 12), st.data())
+def test_windows_begin_at_the_grain(length, window, grain, data):
+    overlap = data.draw(st.integers(0, window - 1))
+    if grain > window - overlap:
+        with pytest.raises(ConfigError, match="grain"):
+            plan(length, length, window, overlap, grain)
+        return
+    axis = plan(length, length, window, overlap, grain).rows
+    assert all(start % grain == 0 for start in axis.starts)
+    assert axis.starts[0] == 0
+    assert axis.starts[-1] + axis.window == axis.length
+    assert length <= axis.length < length + grain
+    assert all(b - a <= axis.window - overlap for a, b in itertools.pairwise(axis.starts))
+
+
 def shuffled(seed):
     def execute(function, units):
         units = list(units)
@@ -115,7 +132,7 @@ def shuffled(seed):
     return execute
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_on_disk_it_is_the_same_to_the_last_bit_in_any_order(tmp_path, solver):
     cover = plan(37, 50, 16, 5)
     expected = in_memory(of_context, cover, solver)
@@ -262,7 +279,7 @@ def test_impossible_plans_are_refused(numbers):
 
 def test_what_cannot_be_solved_is_refused(tmp_path):
     cover = plan(9, 9, 4, 1)
-    with pytest.raises(ConfigError, match="euler, heun or midpoint"):
-        on_disk(tmp_path, of_place, cover, "dpmpp-2m")
+    with pytest.raises(ConfigError, match="two noise levels"):
+        Canvas(folder=tmp_path, plan=cover, channels=2, sigmas=(1.0,), solver=SOLVERS["euler"], batch=1)
     with pytest.raises(ConfigError, match=r"cover \(1, C, 9, 9\)"):
         windowed(of_place, cover, 2)(torch.zeros(1, 2, 9, 8), 1.0)

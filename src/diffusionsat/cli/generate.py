@@ -186,13 +186,13 @@ def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool) -> int:
 def _made_before(sat: Any, resolved: Any, paths: list[Path]) -> set[int]:
     """Indices of images that a stopped run of the same command left; any other file is refused."""
     from diffusionsat.geo.images import read_tags
-    from diffusionsat.tasks.generate import provenance
+    from diffusionsat.tasks.generate import made
 
     done = set()
     for i, path in enumerate(paths):
         if not path.exists():
             continue
-        wanted = provenance(sat, resolved, i) | {"metadata": resolved.metadata.to_dict()}
+        wanted = made(sat, resolved, i) | {"metadata": resolved.metadata.to_dict()}
         held = read_tags(path) or {}
         if any(held.get(name) != value for name, value in wanted.items() if name != "created"):
             raise RasterError(f"{path} exists and is another image. Give another name, or --overwrite.")

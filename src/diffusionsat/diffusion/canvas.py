@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusionsat.diffusion.solvers import Cancelled, Solver, dpmpp_2m
+from diffusionsat.diffusion.solvers import Cancelled, Solver, dpmpp_2m, dpmpp_2m_step
 from diffusionsat.diffusion.windows import Plan, Window, WindowDenoiser, denoise_batch
 from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.execution import Execute
 from diffusionsat.files import write_bytes, writing
-
-# Like the builtin `map`, in any order: units to do -> the same, done.
-Execute = Callable[[Callable[[int], int], Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +36,11 @@ class Canvas:
         plan: The windows.
         channels: Of the latents.
         sigmas: Noise levels, falling.
-        solver: One of `SOLVERS` that keeps nothing from step to step: all but ``dpmpp-2m``.
+        solver: One of `SOLVERS`.
         batch: Windows at a time.
 
     Raises:
-        ConfigError: If the solver keeps something, or there are not two noise levels at least.
+        ConfigError: If there are not two noise levels at least.
     """
 
     folder: Path
@@ -53,10 +51,8 @@ class Canvas:
     batch: int
 
     def __post_init__(self) -> None:
-        if self.solver is dpmpp_2m or len(self.sigmas) < 2:
-            raise ConfigError(
-                "A canvas on disk is solved by euler, heun or midpoint, over two noise levels at least."
-            )
+        if len(self.sigmas) < 2:
+            raise ConfigError("A canvas is solved over two noise levels at least.")
 
     @property
     def steps(self) -> int:
@@ -72,9 +68,10 @@ class Canvas:
         """(step, evaluation within the step) of every pass, in order."""
         found, blank = [], torch.zeros(1, 1, 1, 1)
         for step in range(self.steps):
-            answers: list[Tensor] = []
+            before = min(step, 1) if self.solver is dpmpp_2m else 0
+            answers = [blank] * before
             while self._advance(step, blank, answers)[1] is not None:
-                found.append((step, len(answers)))
+                found.append((step, len(answers) - before))
                 answers.append(blank)
         return found
 
@@ -85,8 +82,8 @@ class Canvas:
     def begin(self, noise: Callable[[range, range], np.ndarray]) -> None:
         """Make the files and fill in the noise."""
         shape = (self.channels, self.plan.rows.length, self.plan.columns.length)
-        evaluations = 1 + max(evaluation for _, evaluation in self.passes())
-        for name in ("latents-0", "latents-1", *(f"answer-{i}" for i in range(evaluations))):
+        answers = {self._place(step, evaluation) for step, evaluation in self.passes()}
+        for name in ("latents-0", "latents-1", *(f"answer-{i}" for i in answers)):
             _allocate(self.folder / f"{name}.npy", shape)
         latents = self.latents(0, "r+")
         for i in range(len(self.plan)):
@@ -102,7 +99,7 @@ class Canvas:
         """
         first = unit * self.batch
         windows = [self.plan.window(i) for i in range(first, min(first + self.batch, len(self.plan)))]
-        maps = [self.latents(step), *(self._answer(i) for i in range(evaluation))]
+        maps = [self.latents(step), *self._answers(step, evaluation)]
         cuts, sigma = [], 0.0
         for window in windows:
             cut, asked = self._advance(step, *_cut(maps, window))
@@ -115,8 +112,8 @@ class Canvas:
 
     def fuse(self, step: int, evaluation: int) -> None:
         """Fuse the estimates of a pass, and take the step if it was the step's last."""
-        answer, following = self._answer(evaluation, "r+"), self.latents(step + 1, "r+")
-        maps = [self.latents(step), *(self._answer(i) for i in range(evaluation)), answer]
+        answer, following = self._answer(step, evaluation, "r+"), self.latents(step + 1, "r+")
+        maps = [self.latents(step), *self._answers(step, evaluation), answer]
         estimates = lru_cache(maxsize=64)(
             lambda unit: np.load(self._estimates(step, evaluation, unit), mmap_mode="r")
         )
@@ -139,9 +136,19 @@ class Canvas:
             total[(slice(None), *ours)] += estimates(unit)[(place, slice(None), *theirs)] * weights[theirs]
         return total
 
-    def _answer(self, evaluation: int, mode: Literal["r", "r+"] = "r") -> np.memmap:
-        """The whole canvas's estimates of an evaluation in the step, mapped."""
-        return np.load(self.folder / f"answer-{evaluation}.npy", mmap_mode=mode)
+    def _place(self, step: int, evaluation: int) -> int:
+        """Number of the file of an evaluation's estimates; the multistep solver's outlive their step."""
+        return step % 2 if self.solver is dpmpp_2m else evaluation
+
+    def _answer(self, step: int, evaluation: int, mode: Literal["r", "r+"] = "r") -> np.memmap:
+        """The whole canvas's estimates of an evaluation in a step, mapped."""
+        return np.load(self.folder / f"answer-{self._place(step, evaluation)}.npy", mmap_mode=mode)
+
+    def _answers(self, step: int, evaluation: int) -> list[np.memmap]:
+        """All that the solver looks at beside the latents and an evaluation that is to come."""
+        if self.solver is dpmpp_2m:
+            return [self._answer(step - 1, 0)] if step else []
+        return [self._answer(step, i) for i in range(evaluation)]
 
     def _advance(self, step: int, x: Tensor, answers: Sequence[Tensor]) -> tuple[Tensor, float | None]:
         """Where the solver asks next in a step, given the answers so far, and at which noise level.
@@ -149,6 +156,11 @@ class Canvas:
         Or the latents after the step, and None. All but the denoiser is pixel by pixel, so that a solver can
         be run on a part of the canvas with answers from elsewhere.
         """
+        if self.solver is dpmpp_2m:
+            *before, x0 = answers or [None]
+            if x0 is None or len(before) < min(step, 1):
+                return x, self.sigmas[step]
+            return dpmpp_2m_step(x, x0, before[0] if before else None, self.sigmas, step), None
         replies = iter(answers)
 
         def replay(x: Tensor, sigma: float) -> Tensor:
@@ -188,9 +200,7 @@ def solve_on_disk(
         noise: Latents at the first noise level of a rectangle given by absolute rows and columns, float32
             (C, rows, columns).
         identity: What else decides the pixels: model, prompt, seed.
-        execute: Like the builtin `map`, in any order: `multiprocessing.Pool.imap_unordered`, say. It passes
-            numbers to and fro, so that memory stays small however far ahead it reads. Workers on other
-            machines must see the folder.
+        execute: Who does the work, see `diffusionsat.execution`; workers elsewhere must see the folder.
         on_unit: Called with units done and units in all; returning False stops, and all work is kept.
 
     Returns:

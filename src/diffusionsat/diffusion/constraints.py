@@ -300,6 +300,26 @@ def support(determined: Tensor) -> Tensor:
     return (share >= INVENTED_BELOW).to(torch.uint8) + (share >= DETERMINED_FROM).to(torch.uint8)
 
 
+def feathered(hole: Tensor, feather: int) -> Tensor:
+    """Weights of a hole's filling, float32 (H, W): 1 in the hole, fading out linearly around it.
+
+    Args:
+        hole: Bool (H, W).
+        feather: Width of the rim, pixels, 0 or more, by the larger of rows and columns.
+
+    Raises:
+        ConfigError: If the feather is negative.
+    """
+    if feather < 0:
+        raise ConfigError(f"feather is {feather}. Give pixels, 0 or more.")
+    reached = hole.float()[None]
+    weight = reached
+    for _ in range(feather):
+        reached = F.max_pool2d(reached, 3, stride=1, padding=1)
+        weight = weight + reached
+    return (weight / (feather + 1))[0]
+
+
 def composite(original: Tensor, filled: Tensor, hole: Tensor, feather: int = 0) -> Tensor:
     """An image with its hole filled, every pixel beyond a rim around the hole as it was, to the last bit.
 
@@ -321,14 +341,7 @@ def composite(original: Tensor, filled: Tensor, hole: Tensor, feather: int = 0) 
     if original.shape != filled.shape or hole.shape != original.shape[-2:]:
         shapes = [tuple(t.shape) for t in (original, filled, hole)]
         raise ConfigError(f"Image, filling and hole are {shapes}. Give (B, C, H, W) twice and (H, W).")
-    if feather < 0:
-        raise ConfigError(f"feather is {feather}. Give pixels, 0 or more.")
-    reached = hole.float()[None]
-    weight = reached
-    for _ in range(feather):
-        reached = F.max_pool2d(reached, 3, stride=1, padding=1)
-        weight = weight + reached
-    weight = (weight / (feather + 1))[0].double()
+    weight = feathered(hole, feather).double()
     rim = original.double() * (1 - weight) + filled.double() * weight
     if not original.is_floating_point():
         rim, filled = rim.round(), filled.round() if filled.is_floating_point() else filled

@@ -61,12 +61,24 @@ def start(
     Raises:
         ConfigError: If the strength is out of range or there are not two noise levels at least.
     """
+    levels = left(sigmas, strength)
+    return x0 + levels[0] * noise, levels
+
+
+def left(sigmas: Sequence[float] | Tensor, strength: float) -> list[float]:
+    """The noise levels that are left when a share of the steps is done.
+
+    Args:
+        sigmas: Noise levels, falling, as a schedule gives them.
+        strength: Share of the steps, above 0 and at most 1.
+
+    Raises:
+        ConfigError: If the strength is out of range or there are not two noise levels at least.
+    """
     if not 0 < strength <= 1:
         raise ConfigError(f"strength is {strength!r}. Give a number above 0 and at most 1.")
     levels = _levels(sigmas)
-    steps = max(1, round(strength * (len(levels) - 1)))
-    left = levels[-steps - 1 :]
-    return x0 + left[0] * noise, left
+    return levels[-max(1, round(strength * (len(levels) - 1))) - 1 :]
 
 
 def _levels(sigmas: Sequence[float] | Tensor) -> list[float]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.errors import ConfigError
@@ -228,6 +229,32 @@ class Mask(Operator):
     def gram(self, y: Tensor) -> Tensor:
         """1 where known, else 0."""
         return self.known.to(y)
+
+
+@dataclass(frozen=True, slots=True)
+class Crop(Operator):
+    """The upper left corner of an image.
+
+    Args:
+        shape: Height and width of the image.
+        corner: Of what is left.
+    """
+
+    shape: tuple[int, int]
+    corner: tuple[int, int]
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The corner."""
+        return x[..., : self.corner[0], : self.corner[1]]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The corner with zeros around it."""
+        (height, width), (rows, columns) = self.shape, self.corner
+        return F.pad(y, (0, width - columns, 0, height - rows))
+
+    def measures(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same bands, the corner's height and width."""
+        return shape[0], *self.corner
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -136,8 +136,7 @@ def preset(sensor: str, bands: Sequence[str], shape: tuple[int, int, int], gsd: 
         gsd: Of the image, metres; every band's own is a multiple of it.
 
     Returns:
-        The sensor. If the bands are of one resolution it measures (B, C, h, w); else its operator is a
-        `Stack` of one part a resolution, the finest first, bands in the order given.
+        See `view`.
 
     Raises:
         ConfigError: If the sensor or a band is not known, or a grid is no multiple of the image's.
@@ -149,18 +148,36 @@ def preset(sensor: str, bands: Sequence[str], shape: tuple[int, int, int], gsd: 
     if foreign or len(bands) != shape[0]:
         what = f"There is no band {foreign[0]!r}" if foreign else f"{len(bands)} names for {shape[0]} bands"
         raise ConfigError(f"{what}; bands of {sensor} are: {', '.join(known)}.")
-    resolutions = sorted({known[band].gsd for band in bands})
+    models = [known[band] for band in bands]
+    return view(models, [_factor(model.gsd, gsd) for model in models], shape)
+
+
+def view(
+    models: Sequence[BandModel], factors: Sequence[int], shape: tuple[int, int, int], white: float = 1.0
+) -> Sensor:
+    """What a sensor sees of a sharper image, each band so many times coarser.
+
+    Args:
+        models: One a band.
+        factors: How many of the image's pixels one of the band's is, along a side.
+        shape: Of the image, (C, H, W).
+        white: Reflectance of the image's 1.
+
+    Returns:
+        The sensor. If the bands are of one factor it measures (B, C, h, w); else its operator is a `Stack`
+        of one part a factor, the finest first, bands in the order given.
+    """
     views, constants, photons = [], [], []
-    for resolution in resolutions:
-        places = [i for i, band in enumerate(bands) if known[band].gsd == resolution]
-        models = [known[bands[i]] for i in places]
-        decimate = Decimate(_factor(resolution, gsd))
-        blur = Blur.from_modulation([model.modulation for model in models], decimate)
-        views.append(Compose((BandResponse.select(places, len(bands)), blur, decimate)))
-        at_reference = [(model.reflectance / model.snr) ** 2 / 2 for model in models]
-        per_signal = [v / model.reflectance for v, model in zip(at_reference, models, strict=True)]
-        constants.append(torch.tensor(at_reference)[:, None, None])
-        photons.append(torch.tensor(per_signal)[:, None, None])
+    for factor in sorted(set(factors)):
+        places = [i for i, f in enumerate(factors) if f == factor]
+        chosen = [models[i] for i in places]
+        decimate = Decimate(factor)
+        blur = Blur.from_modulation([model.modulation for model in chosen], decimate)
+        views.append(Compose((BandResponse.select(places, len(models)), blur, decimate)))
+        at_reference = [(model.reflectance / model.snr) ** 2 / 2 for model in chosen]
+        per_signal = [v / model.reflectance for v, model in zip(at_reference, chosen, strict=True)]
+        constants.append(torch.tensor(at_reference)[:, None, None] / white**2)
+        photons.append(torch.tensor(per_signal)[:, None, None] / white)
     if len(views) == 1:
         return Sensor(views[0], constants[0], photons[0])
     stack = Stack(tuple(views), shape)

@@ -90,18 +90,37 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], on_step: OnS
     The first step, and the last if it goes to 0, are Euler's.
     """
     previous: Tensor | None = None
-    previous_h = 0.0
     for i, (sigma, following) in enumerate(_pairs(sigmas)):
         x0 = denoise(x, sigma)
-        if following == 0:
-            x = x0
-        else:
-            h = log(sigma / following)  # step in lambda = -log(sigma)
-            estimate = x0 if previous is None else x0 + (x0 - previous) * (h / (2 * previous_h))
-            x = (following / sigma) * x + (1 - following / sigma) * estimate
-            previous, previous_h = x0, h
+        x = dpmpp_2m_step(x, x0, previous, sigmas, i)
+        previous = x0
         _tell(on_step, i, sigmas, x, x0)
     return x
+
+
+def dpmpp_2m_step(
+    x: Tensor, x0: Tensor, previous: Tensor | None, sigmas: Sequence[float], step: int
+) -> Tensor:
+    """One step of `dpmpp_2m`, counted from 0.
+
+    Args:
+        x: Latents before it.
+        x0: The estimate there.
+        previous: That of the step before; None in the first.
+        sigmas: All noise levels.
+        step: Which step.
+    """
+    sigma, following = float(sigmas[step]), float(sigmas[step + 1])
+    if following == 0:
+        return x0
+    estimate = x0
+    if previous is not None:
+        h, previous_h = (
+            log(sigma / following),
+            log(float(sigmas[step - 1]) / sigma),
+        )  # in lambda = -log(sigma)
+        estimate = x0 + (x0 - previous) * (h / (2 * previous_h))
+    return (following / sigma) * x + (1 - following / sigma) * estimate
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun, "midpoint": midpoint, "dpmpp-2m": dpmpp_2m}

@@ -50,11 +50,17 @@ class Axis:
     starts: tuple[int, ...]
 
     @classmethod
-    def cover(cls, length: int, window: int, overlap: int) -> "Axis":
-        """Windows as few as overlap by at least so much, evenly spaced; a short canvas is one window."""
+    def cover(cls, length: int, window: int, overlap: int, grain: int = 1) -> "Axis":
+        """Windows as few as overlap by at least so much, evenly spaced; a short canvas is one window.
+
+        They start at multiples of the grain; a canvas is the longer by what that needs.
+        """
         window = min(window, length)
-        count = 1 + math.ceil((length - window) / max(1, window - overlap))
-        return cls(length, window, tuple(i * (length - window) // max(1, count - 1) for i in range(count)))
+        apart = max(1, (window - overlap) // grain)  # in grains
+        grains = math.ceil((length - window) / grain)
+        count = 1 + math.ceil(grains / apart)
+        starts = tuple(i * grains // max(1, count - 1) * grain for i in range(count))
+        return cls(window + grains * grain, window, starts)
 
     def touching(self, start: int, stop: int) -> range:
         """The windows, by number, that share pixels with a stretch of the canvas."""
@@ -122,7 +128,7 @@ class Plan:
         return [row * len(self.columns.starts) + column for row in rows for column in columns]
 
 
-def plan(height: int, width: int, window: int, overlap: int) -> Plan:
+def plan(height: int, width: int, window: int, overlap: int, grain: int = 1) -> Plan:
     """Windows that cover a canvas.
 
     Args:
@@ -130,16 +136,25 @@ def plan(height: int, width: int, window: int, overlap: int) -> Plan:
         width: Likewise.
         window: Side of a window, 1 or more; a side of the canvas that is shorter takes its place.
         overlap: What neighbours share at least, 0 to less than the window.
+        grain: What windows start at multiples of; at most what they do not share. A canvas that they would
+            not end with is made longer.
 
     Raises:
         ConfigError: If a number is out of range.
     """
-    if height < 1 or width < 1 or window < 1 or not 0 <= overlap < window:
+    if (
+        height < 1
+        or width < 1
+        or window < 1
+        or not 0 <= overlap < window
+        or not 1 <= grain <= window - overlap
+    ):
         raise ConfigError(
-            f"A canvas of {width}x{height} cannot be covered by windows of {window} that overlap by "
-            f"{overlap}. Give sizes from 1 and an overlap from 0 to less than the window."
+            f"A canvas of {width}x{height} cannot be covered by windows of {window} that overlap by {overlap} "
+            f"at a grain of {grain}. Give sizes from 1, an overlap from 0 to less than the window, and a grain "
+            "from 1 to what they do not share."
         )
-    return Plan(Axis.cover(height, window, overlap), Axis.cover(width, window, overlap))
+    return Plan(*(Axis.cover(length, window, overlap, grain) for length in (height, width)))
 
 
 def windowed(denoise_window: WindowDenoiser, plan: Plan, batch: int) -> Denoiser:

@@ -45,11 +45,13 @@ class Networks(Protocol):
         factor: Pixels of the image per pixel of the latents, along a side.
         multiple: Width and height of an image are multiples of this, in pixels.
         latent_channels: Channels of the latents.
+        halo: Latent pixels around a tile on which its pixels depend, and its latents; None if all do.
     """
 
     factor: int
     multiple: int
     latent_channels: int
+    halo: int | None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move everything to a device and a precision, ready to predict."""

@@ -100,12 +100,15 @@ class CompactAutoencoder(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Latent pixels around a tile that its decoded pixels depend on."""
-        quarter, half = self.decoder[1], self.decoder[4]
-        assert isinstance(quarter, nn.Sequential)
-        assert isinstance(half, nn.Sequential)
-        # One pixel a convolution; those at half the image's size count half.
-        return 1 + 2 * len(quarter) + -(-(2 * len(half) + 1) // 2)
+        """Latent pixels around a tile that its decoded pixels, or its latents, depend on."""
+        stages = (self.encoder[4], self.encoder[2]), (self.decoder[1], self.decoder[4])
+        reach = []
+        for quarter, half in stages:
+            assert isinstance(quarter, nn.Sequential)
+            assert isinstance(half, nn.Sequential)
+            # One pixel a convolution; those at half the image's size count half.
+            reach.append(1 + 2 * len(quarter) + -(-(2 * len(half) + 1) // 2))
+        return 1 + max(reach[0], reach[1] - 1)  # the encoder's strided convolution takes one more
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the raw latents, (B, C, H/4, W/4), of an image (B, 3, H, W) in [-1, 1]."""

@@ -29,6 +29,7 @@ class CompactNetworks:
         self.denoiser, self.autoencoder, self.prompter = denoiser, autoencoder, prompter
         self.multiple = FACTOR * denoiser.factor
         self.latent_channels = denoiser.conv_in.in_channels
+        self.halo: int | None = autoencoder.halo
         self.dtype = torch.float32
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:

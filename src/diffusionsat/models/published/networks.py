@@ -39,6 +39,7 @@ class PublishedNetworks:
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.factor = self.multiple = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.latent_channels = unet.config["in_channels"]
+        self.halo: int | None = None  # attention in the middle sees all
         self.max_tokens = text_encoder.config.max_position_embeddings
         # The tokenizer keeps the truncation of its last call; what is lost is seen without any.
         self._untruncated = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

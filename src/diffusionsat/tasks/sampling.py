@@ -1,0 +1,128 @@
+"""What all jobs that sample are told in the same words."""
+
+import datetime
+import logging
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from diffusionsat.diffusion.guidance import Guidance
+from diffusionsat.diffusion.solvers import SOLVERS
+from diffusionsat.errors import ConfigError
+from diffusionsat.model import DiffusionSat
+from diffusionsat.noise_keys import check_seed
+
+log = logging.getLogger(__name__)
+
+MOST_STEPS, MOST_SAMPLES = 1000, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingRequest:
+    """How to sample; what is None is the model's default.
+
+    Args:
+        prompt: What is to be seen; may be empty.
+        negative: What is not to be seen.
+        seed: 0 to 2**63 - 1.
+        steps: Steps of the solver.
+        solver: Name of the solver.
+        guidance: Strength, or strengths.
+        strict: Refuse a prompt that is too long instead of cutting it with a warning.
+    """
+
+    prompt: str = ""
+    negative: str = ""
+    seed: int = 0
+    steps: int | None = None
+    solver: str | None = None
+    guidance: float | Guidance | None = None
+    strict: bool = False
+
+    def settings(self, sat: DiffusionSat) -> "Settings":
+        """The request with the model's defaults filled in, checked.
+
+        Raises:
+            ConfigError: If a value is not possible; the message names what is.
+        """
+        defaults = sat.config.defaults
+        guidance = self.guidance
+        if not isinstance(guidance, Guidance):
+            strength = defaults.guidance if guidance is None else guidance
+            guidance = Guidance(text=strength, interval=defaults.interval, rescale=defaults.rescale)
+        for name, text in (("prompt", self.prompt), ("negative", self.negative)):
+            _check_text(name, text, sat, self.strict)
+        return Settings(
+            prompt=self.prompt,
+            negative=self.negative,
+            seed=check_seed(self.seed),
+            steps=check_count("steps", defaults.steps if self.steps is None else self.steps, MOST_STEPS),
+            solver=_check_solver(defaults.solver if self.solver is None else self.solver),
+            guidance=guidance,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A `SamplingRequest` in which nothing is left open."""
+
+    prompt: str
+    negative: str
+    seed: int
+    steps: int
+    solver: str
+    guidance: Guidance
+
+
+def provenance(sat: DiffusionSat, settings: Settings, task: str, **more: Any) -> dict[str, Any]:
+    """How an image is made, as JSON can hold it; all but ``created`` is the same each time."""
+    return {
+        "task": task,
+        "model": f"{sat.config.name}@{sat.config.version}",
+        "model_hash": sat.checkpoint,
+        "licence": sat.config.licence,
+        "prompt": settings.prompt,
+        "negative": settings.negative,
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "solver": settings.solver,
+        "guidance": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings.guidance).items()},
+        **more,
+        "precision": sat.precision,
+        "device": sat.device.type,
+        "software": f"diffusionsat {version('diffusionsat')}",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
+
+
+def check_count(name: str, value: int, most: int) -> int:
+    """The number, if it is whole and from 1 to ``most``.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ConfigError(f"{name} is {value!r}. Give a whole number from 1 to {most}.")
+    return value
+
+
+def _check_solver(name: str) -> str:
+    if name not in SOLVERS:
+        raise ConfigError(f"solver is {name!r}. Known are: {', '.join(SOLVERS)}.")
+    return name
+
+
+def _check_text(name: str, text: str, sat: DiffusionSat, strict: bool) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(f"{name} is {text!r}. Give text; it may be empty.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} is {text!r}, which is no valid Unicode. Give UTF-8 text.") from None
+    lost = sat.networks.lost(text)
+    if lost is not None:
+        most = sat.config.max_tokens
+        message = f"the {name} is longer than the model's {most} tokens; it is cut before {lost!r}"
+        if strict:
+            raise ConfigError(f"{message}, which --strict refuses. Shorten it.")
+        log.warning("%s", message)
