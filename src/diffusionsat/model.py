@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from diffusionsat.checkpoints.shipped import find
 from diffusionsat.diffusion.denoisers import Denoiser, denoiser
 from diffusionsat.diffusion.guidance import Guidance, guided
 from diffusionsat.diffusion.solvers import OnStep
-from diffusionsat.errors import ConfigError
+from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.metadata import Metadata
 from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import Control, Frames, Residuals
@@ -54,6 +55,18 @@ class Steering:
     strength: float = 1.0
 
 
+class Address(NamedTuple):
+    """Where a model lies.
+
+    Attributes:
+        path: Of its folder.
+        controlnets: Names and folders of ControlNets of releases.
+    """
+
+    path: str
+    controlnets: tuple[tuple[str, str], ...]
+
+
 class DiffusionSat:
     """A checkpoint's networks with what is needed to use them.
 
@@ -63,9 +76,13 @@ class DiffusionSat:
         opened: The checkpoint.
         device: Where the networks are to be.
         precision: ``"fp32"`` or ``"bf16"``.
+        address: What opens it again in another process; None for what lies nowhere.
     """
 
-    def __init__(self, opened: Opened, *, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, opened: Opened, *, device: torch.device, precision: str, address: Address | None = None
+    ) -> None:
+        self.address = address
         self.config, self.networks, self.schedule = opened.config, opened.networks, opened.schedule
         self.checkpoint, self.device, self.precision = opened.digest, device, precision
         self.networks.to(device, PRECISIONS[precision])
@@ -97,7 +114,17 @@ class DiffusionSat:
         where = _device(device)
         precision = _precision(precision, where)
         steering = {name: find(folder) for name, folder in (controlnets or {}).items()}
-        return cls(open_checkpoint(find(path_or_name), steering), device=where, precision=precision)
+        path = find(path_or_name)
+        address = Address(str(path.resolve()), tuple((n, str(f.resolve())) for n, f in steering.items()))
+        return cls(open_checkpoint(path, steering), device=where, precision=precision, address=address)
+
+    def __reduce__(self) -> Any:
+        """Pickled as its address; another process opens it once."""
+        if self.address is None:
+            raise ConfigError(
+                "This model lies in no folder, so that other processes cannot open it. Save it first."
+            )
+        return _reopened, (self.address, self.device.type, self.precision, self.checkpoint)
 
     @property
     def multiple(self) -> int:
@@ -264,6 +291,132 @@ class DiffusionSat:
         request = GenerateRequest(prompt=prompt, metadata=metadata or Metadata(), n=n, **options)
         scenes = generate(self, request, on_step)
         return scenes[0] if n == 1 else scenes
+
+    def upscale(
+        self, frames: Any, *, factor: int = 4, on_step: OnStep | None = None, **options: Any
+    ) -> "Scene":
+        """Sharpen an image, and keep what it measured.
+
+        Args:
+            frames: An image, or several of the same ground; see `diffusionsat.data.frames.open_frame`.
+            factor: Pixels that come of one along each side, 2 to 10.
+            on_step: As in `generate`.
+            **options: Other fields of `diffusionsat.tasks.upscale.UpscaleRequest`.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If an input cannot be read or used.
+            Cancelled: If ``on_step`` returned False.
+        """
+        from diffusionsat.tasks.upscale import UpscaleRequest, upscale
+
+        return upscale(self, UpscaleRequest(frames=frames, factor=factor, **options), on_step)
+
+    def predict(self, frames: Any, *, on: str, on_step: OnStep | None = None, **options: Any) -> "Scene":
+        """Make the same ground at another date.
+
+        Args:
+            frames: Dated images of the ground; see `diffusionsat.data.frames.open_frame`.
+            on: The date, ``YYYY[-MM[-DD]]``.
+            on_step: As in `generate`.
+            **options: Other fields of `diffusionsat.tasks.predict.PredictRequest`.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            MetadataError: If the date cannot be.
+            RasterError: If an input cannot be read or used.
+            Cancelled: If ``on_step`` returned False.
+        """
+        from diffusionsat.tasks.predict import PredictRequest, predict
+
+        return predict(self, PredictRequest(frames=frames, on=on, **options), on_step)
+
+    def inpaint(
+        self, image: Any, mask: Any = None, *, on_step: OnStep | None = None, **options: Any
+    ) -> "Scene":
+        """Make a part of an image anew, and leave the rest as it is.
+
+        Args:
+            image: The image; see `diffusionsat.data.frames.open_frame`.
+            mask: Which part; see `diffusionsat.geo.masks.open_mask`. None is where it has no data.
+            on_step: As in `generate`.
+            **options: Other fields of `diffusionsat.tasks.inpaint.InpaintRequest`.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If an input cannot be read or used.
+            Cancelled: If ``on_step`` returned False.
+        """
+        from diffusionsat.tasks.inpaint import InpaintRequest, inpaint
+
+        return inpaint(self, InpaintRequest(image=image, mask=mask, **options), on_step)
+
+    def declouds(self, image: Any, *, on_step: OnStep | None = None, **options: Any) -> "Scene":
+        """Make the ground under an image's clouds.
+
+        Args:
+            image: The image; see `diffusionsat.data.frames.open_frame`.
+            on_step: As in `generate`.
+            **options: Other fields of `diffusionsat.tasks.declouds.DecloudsRequest`.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If an input cannot be read or used, or nothing tells where its clouds are.
+            MissingExtraError: If a detector is needed that is not installed.
+            Cancelled: If ``on_step`` returned False.
+        """
+        from diffusionsat.tasks.declouds import DecloudsRequest, declouds
+
+        return declouds(self, DecloudsRequest(image=image, **options), on_step)
+
+    def edit(
+        self, image: Any, prompt: str, *, strength: float = 0.6, on_step: OnStep | None = None, **options: Any
+    ) -> "Scene":
+        """Change an image by words.
+
+        Args:
+            image: The image; see `diffusionsat.data.frames.open_frame`.
+            prompt: What is to be seen.
+            strength: How much is changed, above 0 and at most 1.
+            on_step: As in `generate`.
+            **options: Other fields of `diffusionsat.tasks.edit.EditRequest`.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If an input cannot be read or used.
+            Cancelled: If ``on_step`` returned False.
+        """
+        from diffusionsat.tasks.edit import EditRequest, edit
+
+        return edit(self, EditRequest(image=image, prompt=prompt, strength=strength, **options), on_step)
+
+    def invert(self, image: Any, *, on_step: OnStep | None = None, **options: Any) -> Tensor:
+        """The noise that gives an image back, (1, C, h, w); see `diffusionsat.tasks.edit.invert`.
+
+        Args:
+            image: The image; see `diffusionsat.data.frames.open_frame`.
+            on_step: As in `generate`.
+            **options: Fields of `diffusionsat.tasks.edit.EditRequest`: prompt, metadata, steps, solver.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If the image cannot be read or used.
+        """
+        from diffusionsat.tasks.edit import EditRequest, invert
+
+        return invert(self, EditRequest(image=image, **options), on_step)
+
+
+@lru_cache(maxsize=2)
+def _reopened(address: Address, device: str, precision: str, checkpoint: str) -> DiffusionSat:
+    sat = DiffusionSat.from_pretrained(
+        address.path, device=device, precision=precision, controlnets=dict(address.controlnets)
+    )
+    if sat.checkpoint != checkpoint:
+        raise CheckpointError(
+            f"{address.path} holds another model than where the work began. Give all workers one."
+        )
+    return sat
 
 
 def _device(name: str) -> torch.device:

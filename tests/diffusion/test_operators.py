@@ -15,6 +15,7 @@ from diffusionsat.diffusion.operators import (
     Decimate,
     Mask,
     Scale,
+    Separable,
     Stack,
 )
 from diffusionsat.diffusion.sensors import PRESETS, Sensor, preset
@@ -177,3 +178,26 @@ def test_bands_of_several_resolutions_are_one_measurement():
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("factor", "sampling", "height", "width"), [(2, "area", 14, 11), (3, "point", 20, 18)]
+)
+def test_optics_in_one_are_blur_and_decimation_with_their_inverse(factor, sampling, height, width):
+    blur, decimate = Blur((0.4 * factor, 0.9 * factor)), Decimate(factor, sampling)
+    optics = Separable.optics(blur, decimate, 2, height, width)
+    x = torch.randn(3, 2, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows, columns = height // factor * factor, width // factor * factor
+    y = optics.linear(x)
+    assert y.shape[1:] == optics.measures(x.shape[1:]) == (2, rows // factor, columns // factor)
+    assert (y - decimate(blur(x)[..., :rows, :columns])).abs().max() < 1e-6
+    # The pseudo-inverse, by brute force of the whole matrix.
+    basis = torch.eye(2 * height * width, dtype=torch.float64).view(-1, 2, height, width)
+    matrix = optics.linear(basis).flatten(1).T
+    assert (optics.inverse(y).flatten(1) - y.flatten(1) @ torch.linalg.pinv(matrix).T).abs().max() < 1e-4
+    variance = torch.tensor([0.01, 0.3], dtype=torch.float64)[:, None, None]
+    noise = torch.diag(variance.expand(y.shape[1:]).flatten())
+    damped = matrix.T @ torch.linalg.inv(matrix @ matrix.T + noise)
+    assert (optics.inverse(y, variance).flatten(1) - y.flatten(1) @ damped.T).abs().max() < 1e-5
+    share = (torch.linalg.pinv(matrix) @ matrix).diagonal().view(2, height, width)
+    assert (optics.determined - share).abs().max() < 1e-4

@@ -100,7 +100,7 @@ def command(
         seed=sampling["seed"],
         steps=sampling["steps"],
         solver=sampling["solver"],
-        guidance=_guidance(sat, sampling["guidance"], sampling["metadata_guidance"]),
+        guidance=guidance(sat, sampling["guidance"], sampling["metadata_guidance"]),
         negative=sampling["negative"],
         strict=sampling["strict"],
     )
@@ -111,7 +111,8 @@ def command(
     return _plain(sat, request, paths, overwrite)
 
 
-def _guidance(sat: Any, text: float | None, metadata: float | None) -> Any:
+def guidance(sat: Any, text: float | None, metadata: float | None) -> Any:
+    """The strengths that were asked for, in the form of a request."""
     from diffusionsat.diffusion.guidance import Guidance
 
     if metadata is None:

@@ -15,6 +15,11 @@ from diffusionsat.errors import DiffusionSatError
 # Module and one-line help, so that the list of commands imports none of them.
 COMMANDS = {
     "generate": "Make an image of words, place, date and resolution.",
+    "upscale": "Sharpen a raster, and keep what it measured.",
+    "predict": "Make the same ground at another date.",
+    "inpaint": "Make a hole in a raster anew.",
+    "declouds": "Make the ground under the clouds of a raster.",
+    "edit": "Change a raster by words.",
     "prepare": "Make shards for training of the raw release of a data set.",
     "train": "Train networks from a recipe.",
     "info": "Say what a checkpoint is, or an image made by diffusionsat.",

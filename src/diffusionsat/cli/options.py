@@ -121,7 +121,7 @@ def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
             "--guidance",
             type=float,
             metavar="G",
-            help="Strength of prompt and metadata; 1 is none [the model's].",
+            help="Strength of prompt and metadata; 1 is none [the model's; 1 where images steer].",
         ),
         click.option("--solver", metavar="NAME", help="euler, heun, midpoint or dpmpp-2m [the model's]."),
         click.option("--steps", type=int, metavar="K", help="Steps of the solver [the model's]."),

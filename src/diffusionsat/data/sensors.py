@@ -131,6 +131,57 @@ def _padded(name: str) -> str:
     return f"B0{match[1]}" if match else name
 
 
+# Other words for common names: of Element 84's catalogue, and of STAC before it told the red edges apart.
+_ALSO = {
+    "coastal_aerosol": "coastal",
+    "rededge": "rededge071",
+    "rededge1": "rededge071",
+    "rededge2": "rededge075",
+    "rededge3": "rededge078",
+    "nir8a": "nir08",
+}
+_NUMBERED = re.compile(r"(sr_)?b0?(\d{1,2}|8a)(?![a-z\d])", re.IGNORECASE)
+_WAVELENGTH = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|nanomet|um|µm|μm|micromet|$)", re.IGNORECASE)
+_WITHIN = 0.03  # of the wavelength: sensors' centres for one band differ by so much at most
+
+
+def band_of(name: str, sensor: str | None) -> Band | None:
+    """The band that a name means: its number, common name or wavelength, or a description with one of them.
+
+    ``B4``, ``B04_10m``, ``B4, central wavelength 665 nm``, ``red``, ``665``, ``0.665 um`` are one band of
+    Sentinel-2.
+
+    Args:
+        name: As a file has it.
+        sensor: A key of `SENSORS`; None takes Sentinel-2's bands.
+    """
+    bands, text = SENSORS[sensor or "sentinel-2"], name.strip()
+    if match := _NUMBERED.match(text):
+        own = f"SR_B{match[2]}" if match[1] else f"B{match[2].upper().zfill(2)}"
+        return next((band for band in bands if band.name == own), None)
+    common = _ALSO.get(text.lower(), text.lower())
+    if found := next((band for band in bands if band.common == common), None):
+        return found
+    if match := _WAVELENGTH.search(text):
+        number = float(match[1])
+        nm = 1000 * number if number < 100 else number
+        nearest = min(bands, key=lambda band: abs(band.wavelength_nm - nm))
+        return nearest if abs(nearest.wavelength_nm - nm) <= _WITHIN * nm else None
+    return None
+
+
+def sensor_of(names: Sequence[str]) -> str | None:
+    """The sensor that the names of some bands tell of, a key of `SENSORS`; None if they tell of none."""
+    numbers = [match for name in names if (match := _NUMBERED.match(name.strip()))]
+    if any(match[1] for match in numbers):
+        return "landsat-8" if {"6", "06"} & {match[2] for match in numbers} else None
+    words = {name.strip().lower() for name in names}
+    if numbers or words & (_ALSO.keys() | {"rededge071", "rededge075", "rededge078", "nir09", "cirrus"}):
+        return "sentinel-2"
+    measured = any(_WAVELENGTH.search(word) and band_of(word, None) for word in words)
+    return "sentinel-2" if measured else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
     """How stored numbers become reflectance: ``gain * number + offset``.
@@ -252,13 +303,22 @@ def normalise(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, std: np.n
     return np.where(valid, (values - mean) / std, 0).astype(np.float32)
 
 
-def display(reflectance: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Reflectance as it is shown, uint8: black to `DISPLAY_WHITE` with a gamma; invalid pixels are black.
+def shown(reflectance: np.ndarray) -> np.ndarray:
+    """Reflectance as it is shown, 0 to 1: black to `DISPLAY_WHITE` with a gamma.
 
     The stretch of most of the imagery that the compact model learnt from.
     """
-    light = np.clip(np.where(valid, reflectance, 0) / DISPLAY_WHITE, 0, 1) ** (1 / DISPLAY_GAMMA)
-    return np.round(255 * light).astype(np.uint8)
+    return np.clip(reflectance / DISPLAY_WHITE, 0, 1) ** (1 / DISPLAY_GAMMA)
+
+
+def unshown(colours: np.ndarray) -> np.ndarray:
+    """The reflectance that is `shown` as some colours, 0 to 1."""
+    return DISPLAY_WHITE * np.clip(colours, 0, 1) ** DISPLAY_GAMMA
+
+
+def display(reflectance: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Reflectance as it is shown in 8 bit, uint8; invalid pixels are black."""
+    return np.round(255 * shown(np.where(valid, reflectance, 0))).astype(np.uint8)
 
 
 def stretch(counts: np.ndarray, valid: np.ndarray) -> np.ndarray:

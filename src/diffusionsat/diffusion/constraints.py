@@ -49,6 +49,8 @@ def pseudo_inverse(
     Returns:
         Images (B, C, H, W).
     """
+    if variance is None and (direct := operator.inverse(y)) is not None:
+        return direct
     gram = operator.gram(y)
     if gram is not None:
         total = gram if variance is None else gram + variance
@@ -135,10 +137,10 @@ def hard(
         ConfigError: If one of decoder and encoder is given without the other.
     """
 
-    def corrected(pixels: Tensor, sigma: float) -> Tensor:
+    def projected(pixels: Tensor, sigma: float) -> Tensor:
         return project(pixels, y, operator, iterations=iterations, tolerance=tolerance)
 
-    return _corrected(denoise, corrected, to_pixels, to_latents, levels)
+    return corrected(denoise, projected, to_pixels, to_latents, levels)
 
 
 def soft(
@@ -192,7 +194,7 @@ def soft(
         )
 
     if not through:
-        return _corrected(denoise, lambda p, sigma: p + explained(p, sigma), to_pixels, to_latents, levels)
+        return corrected(denoise, lambda p, sigma: p + explained(p, sigma), to_pixels, to_latents, levels)
 
     def guided(x: Tensor, sigma: float) -> Tensor:
         if sigma == 0 or not levels[0] <= sigma <= levels[1]:
@@ -208,13 +210,25 @@ def soft(
     return guided
 
 
-def _corrected(
+def corrected(
     denoise: Denoiser,
     correct: Callable[[Tensor, float], Tensor],
-    to_pixels: Mapping | None,
-    to_latents: Mapping | None,
-    levels: tuple[float, float],
+    to_pixels: Mapping | None = None,
+    to_latents: Mapping | None = None,
+    levels: tuple[float, float] = (0.0, math.inf),
 ) -> Denoiser:
+    """A denoiser whose estimates are moved by what correcting them as pixels makes of a difference.
+
+    Args:
+        denoise: The denoiser.
+        correct: From pixels and their noise level to better pixels.
+        to_pixels: The decoder, if the denoiser is of latents.
+        to_latents: The encoder, likewise.
+        levels: Lowest and highest noise level at which it is done.
+
+    Raises:
+        ConfigError: If one of decoder and encoder is given without the other.
+    """
     if (to_pixels is None) != (to_latents is None):
         raise ConfigError("A constraint on latents needs both to_pixels and to_latents.")
 

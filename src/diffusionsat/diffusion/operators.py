@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Self
 
 import torch
@@ -42,6 +42,10 @@ class Operator(ABC):
 
         It is one over the number of pixels, and 0 where nothing is measured; it broadcasts to y.
         """
+        return None
+
+    def inverse(self, y: Tensor, variance: Tensor | None = None) -> Tensor | None:
+        """A^T (A A^T + N)^-1 y in closed form, if there is one and N is one a band; else None."""
         return None
 
 
@@ -98,6 +102,10 @@ class Blur(Operator):
             raise ConfigError(f"modulation is {tuple(modulation)!r}. Give shares above 0 and at most 1.")
         left = [min(1.0, m / decimate.modulation) for m in modulation]
         return cls(tuple(decimate.factor * math.sqrt(-2 * math.log(m)) / math.pi for m in left), border)
+
+    def widths(self, bands: int) -> tuple[float, ...]:
+        """The standard deviation of each of so many bands."""
+        return self._sigmas * bands if len(self._sigmas) == 1 else self._sigmas
 
     @property
     def _sigmas(self) -> tuple[float, ...]:
@@ -231,30 +239,82 @@ class Mask(Operator):
         return self.known.to(y)
 
 
-@dataclass(frozen=True, slots=True)
-class Crop(Operator):
-    """The upper left corner of an image.
+@dataclass(frozen=True, eq=False)
+class Separable(Operator):
+    """Rows and columns of every band multiplied by matrices of its own, with an inverse in closed form.
 
     Args:
-        shape: Height and width of the image.
-        corner: Of what is left.
+        down: For columns of pixels, (bands, h, H).
+        across: For rows of pixels, (bands, w, W).
     """
 
-    shape: tuple[int, int]
-    corner: tuple[int, int]
+    down: Tensor
+    across: Tensor
+
+    @classmethod
+    def optics(cls, blur: Blur, decimate: Decimate, bands: int, height: int, width: int) -> Self:
+        """A blur and a decimation in one, of the whole blocks of an image of any size."""
+        matrices = [
+            torch.stack(
+                [_decimation(side, decimate) @ _spread(side, s, blur.border) for s in blur.widths(bands)]
+            )
+            for side in (height, width)
+        ]
+        return cls(matrices[0].float(), matrices[1].float())
 
     def linear(self, x: Tensor) -> Tensor:
-        """The corner."""
-        return x[..., : self.corner[0], : self.corner[1]]
+        """Images of h rows and w columns."""
+        return self.down.to(x) @ x @ self.across.mT.to(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """The corner with zeros around it."""
-        (height, width), (rows, columns) = self.shape, self.corner
-        return F.pad(y, (0, width - columns, 0, height - rows))
+        """By the transposed matrices."""
+        return self.down.mT.to(y) @ y @ self.across.to(y)
 
     def measures(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The same bands, the corner's height and width."""
-        return shape[0], *self.corner
+        """The same bands, h rows and w columns."""
+        return shape[0], self.down.shape[1], self.across.shape[1]
+
+    def inverse(self, y: Tensor, variance: Tensor | None = None) -> Tensor:
+        """A^T (A A^T + N)^-1 y; A A^T is a Kronecker product, whose eigenvectors are those of its factors.
+
+        Args:
+            y: Measurements (B, bands, h, w).
+            variance: N, one a band (bands, 1, 1); None is none.
+        """
+        (vertical, v), (horizontal, h) = self._eigen
+        power = (vertical[:, :, None] * horizontal[:, None, :]).to(y)
+        enough = power > 1e-9 * power.amax((1, 2), keepdim=True)  # others are rounding
+        total = power if variance is None else power + variance.to(y)
+        seen = v.mT.to(y) @ y @ h.to(y)
+        return self.adjoint(v.to(y) @ torch.where(enough, seen / total, 0) @ h.mT.to(y))
+
+    @cached_property
+    def _eigen(self) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for matrix in (self.down.double(), self.across.double()):
+            values, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+            found.append((values.float(), vectors.float()))
+        return found
+
+    @cached_property
+    def determined(self) -> Tensor:
+        """The diagonal of A^+ A, 0 to 1, (bands, H, W)."""
+        sides = [
+            (torch.linalg.pinv(m.double()) @ m.double()).diagonal(dim1=1, dim2=2)
+            for m in (self.down, self.across)
+        ]
+        return (sides[0][:, :, None] * sides[1][:, None, :]).float()
+
+
+@lru_cache(maxsize=32)
+def _decimation(length: int, decimate: Decimate) -> Tensor:
+    """The matrix of a decimation of the whole blocks along one axis, float64 (blocks, length)."""
+    blocks = length // decimate.factor
+    first = (decimate.factor - decimate.aperture) // 2
+    matrix = torch.zeros(blocks, blocks, decimate.factor, dtype=torch.float64)
+    each = torch.arange(blocks)
+    matrix[each, each, first : first + decimate.aperture] = 1 / decimate.aperture
+    return F.pad(matrix.flatten(1), (0, length - blocks * decimate.factor))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -90,7 +90,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], on_step: OnS
     The first step, and the last if it goes to 0, are Euler's.
     """
     previous: Tensor | None = None
-    for i, (sigma, following) in enumerate(_pairs(sigmas)):
+    for i, (sigma, _) in enumerate(_pairs(sigmas)):
         x0 = denoise(x, sigma)
         x = dpmpp_2m_step(x, x0, previous, sigmas, i)
         previous = x0

@@ -142,17 +142,11 @@ def plan(height: int, width: int, window: int, overlap: int, grain: int = 1) -> 
     Raises:
         ConfigError: If a number is out of range.
     """
-    if (
-        height < 1
-        or width < 1
-        or window < 1
-        or not 0 <= overlap < window
-        or not 1 <= grain <= window - overlap
-    ):
+    if min(height, width, window) < 1 or not 0 <= overlap < window or not 1 <= grain <= window - overlap:
         raise ConfigError(
-            f"A canvas of {width}x{height} cannot be covered by windows of {window} that overlap by {overlap} "
-            f"at a grain of {grain}. Give sizes from 1, an overlap from 0 to less than the window, and a grain "
-            "from 1 to what they do not share."
+            f"A canvas of {width}x{height} cannot be covered by windows of {window} that overlap by "
+            f"{overlap} at a grain of {grain}. Give sizes from 1, an overlap from 0 to less than the window, "
+            "and a grain from 1 to what they do not share."
         )
     return Plan(*(Axis.cover(length, window, overlap, grain) for length in (height, width)))
 

@@ -15,6 +15,7 @@ from diffusionsat.noise_keys import check_seed
 log = logging.getLogger(__name__)
 
 MOST_STEPS, MOST_SAMPLES = 1000, 64
+UNGUIDED = 1.0  # strength where images steer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,12 @@ class SamplingRequest:
     guidance: float | Guidance | None = None
     strict: bool = False
 
-    def settings(self, sat: DiffusionSat) -> "Settings":
+    def settings(self, sat: DiffusionSat, strength: float | None = None) -> "Settings":
         """The request with the model's defaults filled in, checked.
+
+        Args:
+            sat: The model.
+            strength: Of guidance, where nothing is asked for; None is the model's.
 
         Raises:
             ConfigError: If a value is not possible; the message names what is.
@@ -48,8 +53,12 @@ class SamplingRequest:
         defaults = sat.config.defaults
         guidance = self.guidance
         if not isinstance(guidance, Guidance):
-            strength = defaults.guidance if guidance is None else guidance
-            guidance = Guidance(text=strength, interval=defaults.interval, rescale=defaults.rescale)
+            strength = defaults.guidance if strength is None else strength
+            guidance = Guidance(
+                text=strength if guidance is None else guidance,
+                interval=defaults.interval,
+                rescale=defaults.rescale,
+            )
         for name, text in (("prompt", self.prompt), ("negative", self.negative)):
             _check_text(name, text, sat, self.strict)
         return Settings(

@@ -4,20 +4,39 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffusionsat.errors import RasterError
+from diffusionsat.errors import ConfigError, RasterError
 from diffusionsat.files import write_bytes
 from diffusionsat.geo.grids import Grid
 from diffusionsat.geo.images import TAG, geotiff, png, save_png
 from diffusionsat.geo.stac import item
 from diffusionsat.metadata import Metadata
 
+if TYPE_CHECKING:
+    from diffusionsat.geo.rasters import ArrayRaster
+
 SYNTHETIC = "Synthetic image made by a generative model (diffusionsat); not a measurement of any place."
+
+
+def tags(metadata: Metadata, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What is written into every file, SYNTHETIC first."""
+    return {
+        "SYNTHETIC": "YES",
+        "SYNTHETIC_NOTE": SYNTHETIC,
+        "PROMPT": provenance.get("prompt", ""),
+        "SEED": str(provenance.get("seed", "")),
+        "STEPS": str(provenance.get("steps", "")),
+        "MODEL": provenance.get("model", ""),
+        "MODEL_HASH": provenance.get("model_hash", ""),
+        "METADATA": metadata.to_json(),
+        TAG: json.dumps(provenance, allow_nan=False),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,12 +48,48 @@ class Scene:
         grid: Where the pixels lie; None if the place or the gsd is unknown.
         metadata: What was asked for.
         provenance: Model and its hash, prompt, seed, solver, steps, guidance, precision.
+        raster: The numbers in the input's bands, units and dtype, if an image was the input; ``pixels`` is
+            how they are shown.
+        layers: Rasters on the same grid that say more: ``spread``, ``measured``, ``invented``, ``support``.
     """
 
     pixels: np.ndarray = field(repr=False)
     grid: Grid | None
     metadata: Metadata
     provenance: dict[str, Any]
+    raster: "ArrayRaster | None" = field(default=None, repr=False)
+    layers: "Mapping[str, ArrayRaster]" = field(default_factory=dict, repr=False)
+
+    def layer(self, name: str) -> np.ndarray:
+        """Values of a layer, (bands, H, W).
+
+        Raises:
+            ConfigError: If there is none of this name.
+        """
+        if name not in self.layers:
+            there = ", ".join(self.layers) or "none"
+            raise ConfigError(f"The scene has no layer {name!r}; it has: {there}.")
+        return self.layers[name].values
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The part of red, green and blue that the input determines, float32 (3, H, W), in its units."""
+        return self.layer("measured")
+
+    @property
+    def invented(self) -> np.ndarray:
+        """The rest, so that both sum to the pixels, float32 (3, H, W)."""
+        return self.layer("invented")
+
+    @property
+    def support(self) -> np.ndarray:
+        """2 where the input determines a pixel, 1 where it does partly, 0 where all is invented; (H, W)."""
+        return self.layer("support")[0]
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation of the samples, float32 (3, H, W), in the input's units."""
+        return self.layer("spread")
 
     @property
     def crs(self) -> Any:
@@ -48,17 +103,7 @@ class Scene:
 
     def tags(self) -> dict[str, str]:
         """What is written into every file, SYNTHETIC first."""
-        return {
-            "SYNTHETIC": "YES",
-            "SYNTHETIC_NOTE": SYNTHETIC,
-            "PROMPT": self.provenance.get("prompt", ""),
-            "SEED": str(self.provenance.get("seed", "")),
-            "STEPS": str(self.provenance.get("steps", "")),
-            "MODEL": self.provenance.get("model", ""),
-            "MODEL_HASH": self.provenance.get("model_hash", ""),
-            "METADATA": self.metadata.to_json(),
-            TAG: json.dumps(self.provenance, allow_nan=False),
-        }
+        return tags(self.metadata, self.provenance)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a Cloud Optimized GeoTIFF (.tif, .tiff) or a PNG with a world file (.png, .pgw).
@@ -108,7 +153,11 @@ class Scene:
         return f"synthetic-{self.provenance.get('model', 'image')}-{digest[:16]}"
 
     def to_geotiff(self) -> bytes:
-        """The bytes of a Cloud Optimized GeoTIFF with the tags."""
+        """The bytes of a Cloud Optimized GeoTIFF with the tags: of the raster, if there is one."""
+        if self.raster is not None:
+            from diffusionsat.geo.publishing import cloud_optimized
+
+            return cloud_optimized(self.raster, self.tags())
         return geotiff(self.pixels, self.grid, self.tags())
 
     def to_png(self) -> bytes:

@@ -1,0 +1,82 @@
+"""`diffusionsat declouds`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.cli import options, rasters
+
+_EPILOG = """\b
+Examples:
+  diffusionsat declouds S2.tif --reference clear_month_before.tif -o clear.tif
+  diffusionsat declouds image.tif --mask clouds.geojson -o clear.tif
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("image")
+@click.option(
+    "--mask", metavar="FILE", help="Where the clouds are: a raster or GeoJSON [the image's own band]."
+)
+@click.option(
+    "--reference", "references", multiple=True, metavar="FILE[@DATE]", help="Image of another date."
+)
+@click.option(
+    "--grow", type=int, default=2, show_default=True, metavar="P", help="Pixels added around clouds."
+)
+@click.option(
+    "--feather",
+    type=int,
+    default=4,
+    show_default=True,
+    metavar="P",
+    help="Pixels over which new fades into old.",
+)
+@click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the image, where it does not tell.")
+@rasters.prompt
+@rasters.about
+@rasters.work
+@options.sampling
+@options.model
+@options.output
+@options.verbosity
+def command(
+    image: str,
+    mask: str | None,
+    references: tuple[str, ...],
+    grow: int,
+    feather: int,
+    date: str | None,
+    output: Path,
+    model: str,
+    device: str,
+    precision: str,
+    **given: Any,
+) -> None:
+    """Make the ground under the clouds of IMAGE, and leave the rest as it is.
+
+    The clouds are where --mask says; or the image's band SCL, QA_PIXEL or CLM; or where s2cloudless sees
+    them (extra [clouds]).
+    """
+    rasters.check_output(output, given["overwrite"])
+    frames, others = rasters.frames([image], given["bands"]), rasters.frames(references, None)
+
+    from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks.declouds import DecloudsRequest
+    from diffusionsat.tasks.inputs import files_of
+
+    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    request = DecloudsRequest(
+        image=frames[0],
+        mask=mask,
+        references=others,
+        metadata=rasters.metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
+        grow=grow,
+        feather=feather,
+        samples=given["samples"],
+        control=given["control"],
+        **rasters.sampling(sat, given),
+    )
+    inputs = [*files_of([*frames, *others]), *([Path(mask)] if mask else [])]
+    rasters.run(request.job(sat), output, inputs, given)

@@ -1,0 +1,71 @@
+"""`diffusionsat edit`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.cli import options, rasters
+
+_EPILOG = """\b
+Examples:
+  diffusionsat edit image.tif "forest" --strength 0.7 -o forest.tif
+  diffusionsat edit image.tif "flooded" --mask river.geojson -o flood.tif
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("image")
+@click.argument("prompt")
+@click.option(
+    "--strength", type=float, default=0.6, show_default=True, metavar="S", help="How much changes, to 1."
+)
+@click.option("--mask", metavar="FILE", help="Where it changes: a raster or GeoJSON [everywhere].")
+@click.option(
+    "--feather",
+    type=int,
+    default=4,
+    show_default=True,
+    metavar="P",
+    help="Pixels over which new fades into old.",
+)
+@click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the result.")
+@rasters.about
+@rasters.work
+@options.sampling
+@options.model
+@options.output
+@options.verbosity
+def command(
+    image: str,
+    prompt: str,
+    strength: float,
+    mask: str | None,
+    feather: int,
+    date: str | None,
+    output: Path,
+    model: str,
+    device: str,
+    precision: str,
+    **given: Any,
+) -> None:
+    """Change IMAGE by the words of PROMPT, and by another date or cloud cover."""
+    rasters.check_output(output, given["overwrite"])
+    frames = rasters.frames([image], given["bands"])
+
+    from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks.edit import EditRequest
+    from diffusionsat.tasks.inputs import files_of
+
+    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    request = EditRequest(
+        image=frames[0],
+        strength=strength,
+        mask=mask,
+        metadata=rasters.metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
+        feather=feather,
+        samples=given["samples"],
+        **rasters.sampling(sat, given | {"prompt": prompt}),
+    )
+    inputs = [*files_of(frames), *([Path(mask)] if mask else [])]
+    rasters.run(request.job(sat), output, inputs, given)

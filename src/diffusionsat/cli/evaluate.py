@@ -1,0 +1,99 @@
+"""`diffusionsat evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from diffusionsat.cli import options
+from diffusionsat.cli.progress import Bar
+from diffusionsat.errors import ConfigError
+
+_EPILOG = """\b
+Examples:
+  diffusionsat evaluate generate --data eurosat_rgb/ -n 256 -o report/
+  diffusionsat evaluate generate --data eurosat_rgb/ -n 256 --size 64 --cases -o wanted.geojsonl
+  diffusionsat evaluate generate --data eurosat_rgb/ --images made-elsewhere/ -o theirs/
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("task", metavar="TASK")
+@click.option("--data", multiple=True, required=True, metavar="DIR", help="A data set; may be given again.")
+@click.option("--images", type=click.Path(path_type=Path), metavar="DIR", help="Images from elsewhere.")
+@click.option("--cases", is_flag=True, help="Write what would be asked for to OUT, a GeoJSON line each.")
+@click.option(
+    "--split", default="test", show_default=True, metavar="NAME", help="Whose images are asked for."
+)
+@click.option("-n", "count", type=int, metavar="N", help="Images [half of the split's, at most 10,000].")
+@click.option("--size", type=int, metavar="PX", help="Side of the images [the model's].")
+@click.option("--features", multiple=True, metavar="NAME|PATH", help="Feature network [those installed].")
+@click.option(
+    "--classifier", type=click.Path(path_type=Path), metavar="DIR", help="Classifier [the shipped]."
+)
+@click.option("--clip", type=click.Path(path_type=Path), metavar="DIR", help="CLIP model for text alignment.")
+@click.option("--workers", type=int, default=1, show_default=True, metavar="W", help="Processes.")
+@options.sampling
+@options.model
+@options.output
+@options.verbosity
+@click.pass_context
+def command(
+    context: click.Context,
+    task: str,
+    data: tuple[str, ...],
+    images: Path | None,
+    cases: bool,
+    count: int | None,
+    features: tuple[str, ...],
+    workers: int,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    model: str,
+    **more: Any,
+) -> int:
+    """Measure a model, or images from elsewhere, by what it makes of a TASK over a split of real data.
+
+    OUT is a folder; it gets report.md, report.json, figures, sheets and every image's scores as Parquet. A
+    run that was stopped goes on by the same command; its numbers depend neither on that nor on --workers.
+    Images from elsewhere that answer --cases are named by their ids: 000000.png and so on. Known tasks:
+    generate.
+    """
+    if images is not None and context.get_parameter_source("model") is ParameterSource.COMMANDLINE:
+        raise ConfigError("--model and --images exclude each other. Give one of them.")
+
+    from diffusionsat.evaluation import run
+    from diffusionsat.evaluation.protocol import EvaluateRequest
+    from diffusionsat.execution import executor
+    from diffusionsat.files import write_bytes
+
+    request = EvaluateRequest(
+        task=task,
+        data=data,
+        model=None if images is not None else model,
+        images=images,
+        n=count,
+        features=features,
+        **more,
+    )
+    if cases:
+        asked = run.cases(request)
+        lines = (json.dumps(case.feature(i)) + "\n" for i, case in enumerate(asked.cases))
+        write_bytes(output, "".join(lines).encode(), overwrite=overwrite)
+        click.echo(json.dumps({"path": str(output), "cases": len(asked)}))
+        return 0
+    with executor(workers) as execute, Bar("units", None) as bar:
+        told = run.evaluate(
+            request,
+            output,
+            execute=execute,
+            on_unit=lambda _, done, total: bar.show(done, total),
+            overwrite=overwrite,
+        )
+    click.echo(
+        json.dumps({"path": str(output), "protocol": told["protocol"]["hash"], "n": told["protocol"]["n"]})
+    )
+    return 0

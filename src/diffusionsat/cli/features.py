@@ -1,0 +1,149 @@
+"""`diffusionsat features`."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.cli import options
+from diffusionsat.cli.progress import Bar
+from diffusionsat.errors import ConfigError, RasterError
+
+_EPILOG = """\b
+Examples:
+  diffusionsat features chip.png --sigma 0.1,0.5 -o chip.npz
+  diffusionsat features eurosat_rgb/ --split test --sigma 0.25 -o eurosat.parquet
+"""
+
+
+def place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--lnglat``, ``--date``, ``--gsd`` and ``--cloud``: what is known about an image."""
+    for option in (
+        click.option("--cloud", type=float, metavar="P", help="Its cloud cover in percent."),
+        click.option("--gsd", type=float, metavar="G", help="Its metres per pixel."),
+        click.option("--date", metavar="YYYY[-MM[-DD]]", help="Its day, month or year."),
+        click.option("--lnglat", type=options.LngLat(), metavar="LON,LAT", help="Its centre, degrees WGS84."),
+    ):
+        function = option(function)
+    return function
+
+
+def known_metadata(
+    lnglat: tuple[float, float] | None, date: str | None, gsd: float | None, cloud: float | None
+) -> Any:
+    """Metadata of the options that `place` adds."""
+    from diffusionsat.metadata import Metadata
+
+    lon, lat = lnglat or (None, None)
+    return Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
+
+
+def read_pixels(path: Path) -> Any:
+    """An image file as uint8 (H, W, 3).
+
+    Raises:
+        RasterError: If it cannot be read.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "RGB", "RGBA"):
+                raise RasterError(f"{path} has the mode {image.mode}. Give an image of 8 bits a colour.")
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read as an image: {error}.") from None
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """Numbers between commas.
+
+    Raises:
+        ConfigError: If they are none.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}. Give numbers between commas, as in 0.1,0.5.") from None
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("source", metavar="SRC")
+@click.option("--sigma", default="0.25", show_default=True, metavar="S,S", help="Noise levels.")
+@click.option("--blocks", metavar="NAME,NAME", help="Blocks of the network [its middle and way up].")
+@click.option("--prompt", default="", metavar="TEXT", help="What the network is told is to be seen.")
+@place
+@click.option("--known", is_flag=True, help="Tell the network what the data set knows of each image.")
+@click.option("--split", default="test", show_default=True, metavar="NAME", help="Of a data set.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Of the noise.")
+@options.model
+@options.output
+@options.verbosity
+def command(
+    source: str,
+    sigma: str,
+    blocks: str | None,
+    prompt: str,
+    known: bool,
+    split: str,
+    seed: int,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    model: str,
+    device: str,
+    precision: str,
+    **place: Any,
+) -> int:
+    """Take the features of the denoising network of SRC: an image, or a data set in Parquet.
+
+    Of an image OUT is a .npz of dense maps, float32 (channels, rows, columns), named block@sigma. Of a data
+    set, a folder or a .parquet, OUT is a .parquet of pooled vectors, one row an image. A block that does not
+    exist is answered with the names of those that do.
+    """
+    from diffusionsat.files import check_writable
+
+    a_set = "://" in source or source.endswith(".parquet") or Path(source).is_dir()
+    wanted = ".parquet" if a_set else ".npz"
+    if output.suffix.lower() != wanted:
+        raise RasterError(f"{output} has suffix {output.suffix!r}; of {source} it is {wanted}.")
+    check_writable(output, overwrite=overwrite)
+    metadata, levels = known_metadata(**place), numbers(sigma, "sigma")
+    pixels = None if a_set else read_pixels(Path(source))
+
+    from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks import features as task
+
+    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    chosen = tuple(blocks.split(",")) if blocks else ()
+    request = task.FeaturesRequest(prompt=prompt, metadata=metadata, sigma=levels, blocks=chosen, seed=seed)
+    about = {"model": f"{sat.config.name}@{sat.config.version}", "model_hash": sat.checkpoint, "seed": seed}
+    if pixels is not None:
+        import numpy as np
+
+        from diffusionsat.files import writing
+
+        found = task.features(sat, pixels, request)
+        with writing(output, overwrite=overwrite) as partial, partial.open("wb") as file:
+            np.savez(file, **found.maps)  # pyright: ignore[reportArgumentType], names are data here
+        shapes = {name: list(values.shape) for name, values in found.maps.items()}
+        click.echo(json.dumps({"path": str(output), **about, "maps": shapes, "strides": found.strides}))
+        return 0
+    from diffusionsat.data.sources import Source
+
+    images = Source(source, split=split)
+    with Bar("images", int(images.images.colour.sum())) as bar:
+        rows = task.features_of(sat, images, request, known=known)
+        said = {name: str(value) for name, value in about.items()}
+        count = task.write_features(output, _told(rows, bar), said, overwrite=overwrite)
+    click.echo(json.dumps({"path": str(output), **about, "images": count}))
+    return 0
+
+
+def _told(rows: Iterator[Any], bar: Bar) -> Iterator[Any]:
+    for row in rows:
+        bar.advance()
+        yield row

@@ -1,0 +1,75 @@
+"""`diffusionsat inpaint`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.cli import options, rasters
+
+_EPILOG = """\b
+Examples:
+  diffusionsat inpaint image.tif hole.geojson -o filled.tif
+  diffusionsat inpaint image.tif --reference last_year.tif -o filled.tif
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("image")
+@click.argument("mask", required=False)
+@click.option(
+    "--reference", "references", multiple=True, metavar="FILE[@DATE]", help="Image of another date."
+)
+@click.option(
+    "--feather",
+    type=int,
+    default=4,
+    show_default=True,
+    metavar="P",
+    help="Pixels over which new fades into old.",
+)
+@click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the image, where it does not tell.")
+@rasters.prompt
+@rasters.about
+@rasters.work
+@options.sampling
+@options.model
+@options.output
+@options.verbosity
+def command(
+    image: str,
+    mask: str | None,
+    references: tuple[str, ...],
+    feather: int,
+    date: str | None,
+    output: Path,
+    model: str,
+    device: str,
+    precision: str,
+    **given: Any,
+) -> None:
+    """Make the part of IMAGE that MASK marks anew; without a MASK, where IMAGE has no data.
+
+    MASK is a raster that is not 0 there, or GeoJSON polygons. All other pixels stay as they are, to the last
+    bit, but for a rim of --feather pixels.
+    """
+    rasters.check_output(output, given["overwrite"])
+    frames, others = rasters.frames([image], given["bands"]), rasters.frames(references, None)
+
+    from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks.inpaint import InpaintRequest
+    from diffusionsat.tasks.inputs import files_of
+
+    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    request = InpaintRequest(
+        image=frames[0],
+        mask=mask,
+        references=others,
+        metadata=rasters.metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
+        feather=feather,
+        samples=given["samples"],
+        control=given["control"],
+        **rasters.sampling(sat, given),
+    )
+    inputs = [*files_of([*frames, *others]), *([Path(mask)] if mask else [])]
+    rasters.run(request.job(sat), output, inputs, given)

@@ -1,0 +1,135 @@
+"""What the commands on rasters have in common: options, how a job is run, and what is printed."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffusionsat.cli import options
+from diffusionsat.cli.progress import Bar
+from diffusionsat.errors import RasterError
+
+
+def about(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what files do not: place, gsd, cloud cover and bands."""
+    for option in (
+        click.option("--bands", metavar="A,B,…", help="Names of the input's bands, where it has none."),
+        click.option("--cloud", type=float, metavar="P", help="Cloud cover of the result in percent."),
+        click.option("--gsd", type=float, metavar="G", help="Metres per pixel, likewise."),
+        click.option(
+            "--lnglat", type=options.LngLat(), metavar="LON,LAT", help="Place, where the input does not tell."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def prompt(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--prompt``."""
+    return click.option("--prompt", default="", metavar="TEXT", help="What is to be seen.")(function)
+
+
+def work(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of how the work is done: samples, details, control, workers, dask."""
+    for option in (
+        click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does the work."),
+        click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Processes."),
+        click.option("--control", metavar="NAME", help="ControlNet [the model's for this job]."),
+        click.option(
+            "--details", is_flag=True, help="Also write what was measured, what is invented, and the support."
+        ),
+        click.option(
+            "--samples",
+            type=int,
+            default=1,
+            show_default=True,
+            metavar="K",
+            help="Images that are made: the result is their mean, and their spread is written too.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def frames(sources: Sequence[str], bands: str | None) -> list[Any]:
+    """Frames of FILE or FILE@DATE.
+
+    Raises:
+        RasterError: If one cannot be read.
+    """
+    from diffusionsat.data.frames import open_frame
+
+    names = bands.split(",") if bands else None
+    opened = []
+    for source in sources:
+        path, at, date = source.rpartition("@")
+        dated = bool(at) and not Path(source).exists()
+        opened.append(open_frame(path if dated else source, bands=names, date=date if dated else None))
+    return opened
+
+
+def metadata(
+    lnglat: tuple[float, float] | None, date: str | None, gsd: float | None, cloud: float | None
+) -> Any:
+    """What the options say about the result."""
+    from diffusionsat.metadata import Metadata
+
+    lon, lat = lnglat or (None, None)
+    return Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
+
+
+def sampling(sat: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of sampling as fields of a request."""
+    from diffusionsat.cli.generate import guidance
+
+    kept = {name: given[name] for name in ("seed", "steps", "solver", "negative", "strict", "prompt")}
+    return kept | {"guidance": guidance(sat, given["guidance"], given["metadata_guidance"])}
+
+
+def check_output(path: Path, overwrite: bool) -> Path:
+    """The path, if a GeoTIFF may be written there.
+
+    Raises:
+        RasterError: If it may not.
+    """
+    from diffusionsat.files import check_writable
+
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise RasterError(f"{path} has suffix {path.suffix!r}. Give .tif or .tiff.")
+    return check_writable(path, overwrite=overwrite)
+
+
+def run(
+    job: Any,
+    output: Path,
+    inputs: Sequence[Path],
+    given: dict[str, Any],
+    more: Callable[[Path], dict[str, Any]] | None = None,
+) -> None:
+    """Do a job, with a bar, and print what was made.
+
+    Args:
+        job: A `Restoration`.
+        output: Where its image goes.
+        inputs: Files that must not be written over.
+        given: The command's options.
+        more: What else is said of the image that was written.
+    """
+    from diffusionsat.execution import executor
+    from diffusionsat.tasks.restoring import restore_to
+
+    job.details = job.details and given["details"]
+    with executor(given["workers"], given["dask"]) as execute, Bar("percent", 100) as bar:
+        written = restore_to(
+            job,
+            output,
+            inputs=inputs,
+            overwrite=given["overwrite"],
+            execute=execute,
+            on_share=lambda share: bar.show(round(100 * share), 100),
+        )
+    line = {"path": str(output), "synthetic": True, **job.metadata.to_dict(), **job.provenance()}
+    line["layers"] = {name: str(path) for name, path in written.items() if name != "image"}
+    click.echo(json.dumps(line | (more(output) if more else {})))

@@ -1,0 +1,311 @@
+"""A raster with what is known about it: place, date, sensor, and what its numbers mean."""
+
+import datetime
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusionsat.data.safe import is_safe, read_safe
+from diffusionsat.data.sensors import (
+    RGB,
+    SENSORS,
+    SENTINEL_2,
+    SENTINEL_2_L1C,
+    SENTINEL_2_L2A,
+    Band,
+    Product,
+    Scaling,
+    band_of,
+    identify,
+    sensor_of,
+)
+from diffusionsat.data.sidecars import Sidecar, sidecar
+from diffusionsat.errors import MetadataError, RasterError
+from diffusionsat.geo.rasters import ArrayRaster, FileRaster, Raster, ground, open_raster
+from diffusionsat.metadata import Metadata
+
+log = logging.getLogger(__name__)
+
+_SAMPLED = 256  # pixels of a side that tell the range of floating-point numbers
+_MOST_REFLECTANCE = 2.0  # clouds and snow are brighter than 1
+_TCI = {"tci_r": "red", "tci_g": "green", "tci_b": "blue"}
+_UNNAMED = {12: SENTINEL_2_L2A, 13: SENTINEL_2_L1C}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One image of a place, of any size.
+
+    Args:
+        raster: Its numbers; bands of a known sensor have the sensor's names.
+        metadata: What it shows; the gsd is that of the raster's pixels.
+        sensor: A key of `sensors.SENSORS`; None if it is not known.
+        scaling: From stored numbers to reflectance; None if they are for display.
+    """
+
+    raster: Raster
+    metadata: Metadata = field(default_factory=Metadata)
+    sensor: str | None = None
+    scaling: Scaling | None = None
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """STAC's common names of the bands; a band that has none keeps its own."""
+        found = [(name, band_of(name, self.sensor)) for name in self.raster.bands]
+        return tuple(name if band is None else band.common for name, band in found)
+
+    @property
+    def coarseness(self) -> tuple[int, ...]:
+        """How many of the raster's pixels, along a side, repeat one number, for each band."""
+        return self.raster.coarseness
+
+    def tags(self) -> dict[str, str]:
+        """What makes `open_frame` read a raster of the same numbers in the same way."""
+        scaling = self.scaling and {"gain": self.scaling.gain, "offset": self.scaling.offset}
+        return {"RADIOMETRY": json.dumps({"sensor": self.sensor, "scaling": scaling})}
+
+
+def open_frame(
+    source: Any,
+    *,
+    bands: Sequence[str] | None = None,
+    sensor: str | None = None,
+    scaling: Scaling | float | None = None,
+    **known: Any,
+) -> Frame:
+    """A frame of a path, a URL, an open rasterio dataset, a `Raster`, an array (bands, H, W), or a frame.
+
+    A path is a GeoTIFF, a JP2, a PNG or JPEG with or without a world file, whatever else GDAL reads, or a
+    Sentinel-2 product (a ``.SAFE`` folder or its zip). What is known is taken, in this order, from the
+    arguments; the grid (place and gsd); a STAC item beside the file; its own tags; its name, if that is of
+    Sentinel-2, Landsat or NAIP; its time stamp. What is assumed beyond that is logged.
+
+    Args:
+        source: What to open.
+        bands: Names of all bands in order (numbers, common names or wavelengths), or of those to take.
+        sensor: A key of `SENSORS`, where neither the file nor its name tells.
+        scaling: From stored numbers to reflectance, or the gain alone.
+        **known: Fields of `Metadata` that are known better: lon, lat, gsd, cloud_cover, date; None is what
+            the file says.
+
+    Raises:
+        RasterError: If it cannot be opened or understood.
+        MetadataError: If one of the fields is not possible.
+    """
+    if sensor is not None and sensor not in SENSORS:
+        raise RasterError(f"sensor is {sensor!r}. Known are: {', '.join(SENSORS)}.")
+    if isinstance(scaling, (int, float)):
+        scaling = Scaling(gain=float(scaling))
+    better = {name: value for name, value in known.items() if value is not None}
+    if isinstance(source, (str, Path)) and is_safe(Path(source)):
+        source = _of_product(Path(source))
+    if isinstance(source, Frame):
+        raster = source.raster if bands is None else _named(source.raster, bands)
+        frame = replace(
+            source, raster=raster, sensor=sensor or source.sensor, scaling=scaling or source.scaling
+        )
+    else:
+        frame = _frame(_raster(source, bands), bands, sensor, scaling)
+    return replace(frame, metadata=frame.metadata.replace(**better))
+
+
+def _of_product(path: Path) -> Frame:
+    product = read_safe(path)
+    raster = _measured(product.raster, "sentinel-2", product.scaling)
+    metadata = _metadata(raster, [product.known])
+    return Frame(raster=raster, metadata=metadata, sensor="sentinel-2", scaling=product.scaling)
+
+
+def _raster(source: Any, bands: Sequence[str] | None) -> Raster:
+    if not isinstance(source, np.ndarray):
+        return open_raster(source)
+    if bands is None and source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3:
+        return ArrayRaster(np.moveaxis(source, 2, 0), RGB)
+    if bands is None:
+        raise RasterError(
+            f"An array of the shape {source.shape} has no band names. Give bands=, one for each of "
+            "(bands, rows, columns)."
+        )
+    return ArrayRaster(source, bands)
+
+
+def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scaling: Scaling | None) -> Frame:
+    """A frame of what a raster, its file's name and what lies beside the file tell."""
+    path = raster.file if isinstance(raster, FileRaster) else None
+    tags = raster.tags if isinstance(raster, FileRaster) else {}
+    beside = (path and sidecar(path)) or Sidecar(known={})
+    product = path and (identify(path.stem) or identify(path.parent.name))
+    own = _radiometry_tag(raster.name, tags)
+    if bands is None:
+        bands = _unnamed(raster, beside, product) or _picture(raster)
+    raster = raster if bands is None else _named(raster, bands)
+    sensor = sensor or own.get("sensor") or (product.sensor if product else sensor_of(raster.bands))
+    if all(name.lower() in _TCI for name in raster.bands):  # the product's picture, for display
+        raster = raster.take(range(len(raster.bands)), [_TCI[name.lower()] for name in raster.bands])
+        own = own or {"scaling": None}
+    found = [band_of(name, sensor) for name in raster.bands]
+    if not any(found):
+        raise RasterError(
+            f"{raster.name} has the bands {', '.join(raster.bands)}, none of which is known. Name all with "
+            f"bands=: {', '.join(band.name for band in SENSORS[sensor or 'sentinel-2'])}, "
+            "red, green, blue, nir …, or wavelengths in nm."
+        )
+    date = product and product.date
+    said = [
+        beside.known,
+        _own(raster.name, tags),
+        {"date": date},
+        {"date": _day(tags.get("TIFFTAG_DATETIME"))},
+    ]
+    metadata = _metadata(raster, said)
+    if scaling is None:
+        scaling = own["scaling"] if "scaling" in own else _scaling(raster, beside, product, sensor)
+    if scaling is not None:
+        raster = _measured(raster, sensor, scaling)
+    return Frame(raster=raster, metadata=metadata, sensor=sensor, scaling=scaling)
+
+
+def _measured(raster: Raster, sensor: str | None, scaling: Scaling) -> Raster:
+    """The raster with the names of its sensor's bands, whose numbers are not valid where they mean nodata."""
+    found = [band_of(name, sensor) for name in raster.bands]
+    if sensor is not None:
+        names = [n if band is None else band.name for n, band in zip(raster.bands, found, strict=True)]
+        raster = raster.take(range(len(names)), names)
+    if scaling.nodata is None or scaling.nodata == raster.nodata:
+        return raster
+    return raster.without(scaling.nodata, [i for i, band in enumerate(found) if band is not None])
+
+
+def _named(raster: Raster, names: Sequence[str]) -> Raster:
+    """The bands of these names; or all bands under these names, if the raster knows none of them.
+
+    Raises:
+        RasterError: If neither is possible.
+    """
+    if all(name in raster.bands for name in names):
+        return raster.take([raster.bands.index(name) for name in names])
+    if len(names) != len(raster.bands):
+        raise RasterError(
+            f"{raster.name} has {len(raster.bands)} band(s): {', '.join(raster.bands)}. bands= names "
+            f"{len(names)}: {', '.join(names)}. Give the names of all in order, or those of some that it has."
+        )
+    return raster.take(range(len(names)), names)
+
+
+def _unnamed(raster: Raster, beside: Sidecar, product: Product | None) -> Sequence[str] | None:
+    """Names for bands without any, as the item says or the name of the file; None if nothing tells."""
+    if raster.bands[0] != "band1":
+        return None
+    count = len(raster.bands)
+    if len(beside.bands) == count:
+        return beside.bands
+    if product is not None:
+        names = [band.name for band in SENSORS[product.sensor]]
+        return [product.band] if product.band and count == 1 else names if len(names) == count else None
+    if count in _UNNAMED and raster.dtype.itemsize == 2:
+        log.warning(
+            "%s has %d bands without names; taken for those of Sentinel-2 in order: %s",
+            raster.name,
+            count,
+            ", ".join(_UNNAMED[count]),
+        )
+        return _UNNAMED[count]
+    return None
+
+
+def _picture(raster: Raster) -> Sequence[str] | None:
+    """The bands of the product's picture, if a raster has it and no red of its own."""
+    names = [name for name in raster.bands if name.lower() in _TCI]
+    if len(names) < 3 or any(band and band.common == "red" for band in map(_sentinel2, raster.bands)):
+        return None
+    if len(names) < len(raster.bands):
+        log.warning("%s: only the bands for display are taken: %s", raster.name, ", ".join(names))
+    return names
+
+
+def _sentinel2(name: str) -> Band | None:
+    return band_of(name, "sentinel-2")
+
+
+def _metadata(raster: Raster, said: Sequence[Mapping[str, Any]]) -> Metadata:
+    """What is known of a raster: where its grid lies, then what is said, the first thing first."""
+    known: dict[str, Any] = {}
+    for one in reversed(said):
+        known |= {name: value for name, value in one.items() if value is not None}
+    place = ground(raster.grid) if raster.grid is not None else None
+    if place is not None:
+        known |= dict(zip(("lon", "lat", "gsd"), place, strict=True))
+    try:
+        return Metadata.from_dict(known)
+    except MetadataError as error:
+        raise RasterError(f"{raster.name}, or what lies beside it, says what cannot be: {error}") from None
+
+
+def _own(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """What our own tags say, or the day of the image in GDAL's."""
+    known: dict[str, Any] = {"date": _day(tags.get("ACQUISITIONDATETIME"))}
+    if "METADATA" in tags:
+        try:
+            known |= Metadata.from_json(tags["METADATA"]).to_dict()
+        except MetadataError:
+            log.info("the tag METADATA of %s is not ours and is passed over", name)
+    if tags.get("SYNTHETIC") == "YES":
+        log.warning("%s is synthetic: a generative model made it", name)
+    return known
+
+
+def _radiometry_tag(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """What `Frame.tags` has written: sensor and scaling."""
+    try:
+        told = json.loads(tags.get("RADIOMETRY", "{}"))
+        scaling = told.get("scaling") and Scaling(**told["scaling"])
+        return told | {"scaling": scaling} if told.get("sensor") in (None, *SENSORS) and told else {}
+    except (ValueError, TypeError, AttributeError):
+        log.info("the tag RADIOMETRY of %s is not ours and is passed over", name)
+        return {}
+
+
+def _scaling(raster: Raster, beside: Sidecar, product: Product | None, sensor: str | None) -> Scaling | None:
+    """What the numbers mean; None if they are for display."""
+    counts = Scaling(nodata=raster.nodata)
+    if raster.dtype == np.uint8:
+        return None
+    if beside.scaling is not None:
+        return beside.scaling
+    if isinstance(raster, FileRaster) and (raster.scale, raster.offset) != (1.0, 0.0):
+        return replace(counts, gain=raster.scale, offset=raster.offset)
+    if product is not None and product.scaling is not None:
+        return product.scaling
+    if sensor == "sentinel-2" and raster.dtype in (np.uint16, np.int16):
+        log.warning("%s: numbers are taken for 10,000 times the reflectance, without an offset", raster.name)
+        return SENTINEL_2
+    if sensor == "sentinel-2" and raster.dtype.kind == "f" and _brightest(raster) <= _MOST_REFLECTANCE:
+        log.info("%s: numbers are taken for reflectance", raster.name)
+        return replace(counts, gain=1.0)
+    log.warning(
+        "%s: numbers are counts whose relation to reflectance is not known; give scaling=", raster.name
+    )
+    return counts
+
+
+def _brightest(raster: Raster) -> float:
+    """The 99th percentile of the middle of a raster's known bands; infinite if nothing is there."""
+    places = [i for i, name in enumerate(raster.bands) if _sentinel2(name)]
+    top, left = ((length - _SAMPLED) // 2 for length in (raster.height, raster.width))
+    values, valid = raster.take(places).read(range(top, top + _SAMPLED), range(left, left + _SAMPLED))
+    return float(np.percentile(values[valid], 99)) if valid.any() else np.inf
+
+
+def _day(text: str | None) -> str | None:
+    """The day of a time stamp, if it is one of the calendar."""
+    match = re.match(r"(\d{4})[-:](\d\d)[-:](\d\d)", text or "")
+    try:
+        return match and datetime.date(*map(int, match.groups())).isoformat()
+    except ValueError:
+        return None

@@ -1,0 +1,62 @@
+"""What an open rasterio dataset tells before its pixels are read: its bands, their kind, and their place."""
+
+import json
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from diffusionsat.errors import RasterError
+
+RGB = ("red", "green", "blue")
+
+
+def band_names(dataset: Any) -> tuple[str, ...]:
+    """Names of the bands of an open dataset: descriptions, wavelengths, colours, else ``band1`` and so on."""
+    colours = tuple(colour.name for colour in dataset.colorinterp)
+    if colours[:3] != RGB and dataset.count == 3 and dataset.dtypes[0] == "uint8":
+        colours = RGB
+    plain = [f"band{i}" for i in dataset.indexes]
+    others = colours if colours[:3] == RGB else plain
+    return tuple(
+        dataset.descriptions[i] or _wavelength(dataset, i + 1) or others[i] for i in range(dataset.count)
+    )
+
+
+def _wavelength(dataset: Any, index: int) -> str | None:
+    """The centre of a band as its tags tell it, micrometres."""
+    return dataset.tags(index, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM")
+
+
+def place_of(dataset: Any) -> tuple[CRS | None, Affine]:
+    """CRS and transform of an open dataset; of a PNG of ours, as its texts tell them.
+
+    Raises:
+        RasterError: If its CRS cannot be understood.
+    """
+    crs, transform = dataset.crs and dataset.crs.to_wkt(), dataset.transform
+    if crs is None and dataset.driver == "PNG":
+        crs = dataset.tags().get("CRS")
+        if crs and transform.is_identity and "TRANSFORM" in dataset.tags():
+            transform = Affine(*json.loads(dataset.tags()["TRANSFORM"]))
+    try:
+        return crs and CRS.from_wkt(crs), transform
+    except CRSError as error:
+        raise RasterError(f"{dataset.name} has a CRS that cannot be understood: {error}.") from None
+
+
+def check_kind(path: str, dataset: Any) -> None:
+    """Make sure that the bands of an open dataset are numbers that mean a brightness.
+
+    Raises:
+        RasterError: If they are complex, or places in a palette.
+    """
+    if not dataset.count or np.dtype(dataset.dtypes[0]).kind not in "iuf":
+        kinds = ", ".join(dict.fromkeys(dataset.dtypes)) or "no bands"
+        raise RasterError(f"{path} holds {kinds}. Whole or floating-point numbers are expected.")
+    if dataset.count == 1 and dataset.colorinterp[0].name == "palette":
+        raise RasterError(
+            f"{path} holds places in a palette, no colours. Make it: gdal_translate -expand rgb IN OUT."
+        )

@@ -1,0 +1,109 @@
+"""Edit: change a real image by words and numbers; and the noise that gives an image back."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from diffusionsat.diffusion.inversion import invert as invert_latents
+from diffusionsat.diffusion.solvers import SOLVERS, OnStep
+from diffusionsat.diffusion.windows import windowed
+from diffusionsat.geo.masks import MaskSource, open_mask
+from diffusionsat.metadata import Metadata
+from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.inputs import Source, Subject, hashes, known, opened
+from diffusionsat.tasks.repainting import Repainting
+from diffusionsat.tasks.restoring import restore
+from diffusionsat.tasks.sampling import MOST_SAMPLES, SamplingRequest, check_count
+from diffusionsat.tasks.scene import Scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditRequest(SamplingRequest):
+    """An image changed by words; see `SamplingRequest` too.
+
+    Args:
+        image: The image; see `diffusionsat.data.frames.open_frame`.
+        strength: How much is changed, above 0 and at most 1: the share of the steps that are done.
+        mask: Where it is changed; see `diffusionsat.geo.masks.open_mask`. None is everywhere.
+        metadata: What the result's is to be, where it is not the image's.
+        feather: Pixels around the mask over which new fades into old, 0 to 64.
+        samples: Images that are made; the result is their mean.
+    """
+
+    image: Source = None
+    strength: float = 0.6
+    mask: MaskSource | None = None
+    metadata: Metadata | None = None
+    feather: int = 4
+    samples: int = 1
+
+    def job(self, sat: DiffusionSat) -> Repainting:
+        """The job, ready to be done.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            RasterError: If an input cannot be read or used.
+        """
+        subject = Subject.of(opened(self.image, "edit")[0])
+        frame, raster = subject.frame, subject.frame.raster
+        hole = None if self.mask is None else open_mask(self.mask, raster)
+        job = Repainting(
+            sat,
+            self.settings(sat),
+            known(frame.metadata, self.metadata),
+            (raster.width, raster.height),
+            grid=raster.grid,
+            task="edit",
+            output=subject.output(),
+            samples=check_count("samples", self.samples, MOST_SAMPLES),
+            said=subject.frame.tags(),
+            inputs=hashes([frame]),
+            more={
+                "strength": self.strength,
+                "feather": self.feather,
+                "bands_copied": subject.copied,
+            },
+            frame=frame,
+            hole=hole,
+            feather=0 if hole is None else self.feather,
+            strength=self.strength,
+        )
+        assert len(job.sigmas) >= 2  # asked for here, so that a strength that cannot be is refused at once
+        return job
+
+
+def edit(sat: DiffusionSat, request: EditRequest, on_step: OnStep | None = None) -> Scene:
+    """Change an image in memory; `restore_to` writes one of any size.
+
+    Raises:
+        ConfigError: If an option is not possible.
+        RasterError: If an input cannot be read or used.
+        Cancelled: If ``on_step`` returned False.
+    """
+    return restore(request.job(sat), on_step)
+
+
+@torch.inference_mode()
+def invert(sat: DiffusionSat, request: EditRequest, on_step: OnStep | None = None) -> torch.Tensor:
+    """The noise that gives an image back, (1, C, h, w): DDIM inversion.
+
+    Solved again under the same prompt and metadata, without guidance, and decoded, it is the image, up to
+    the autoencoder and the steps' errors. An image whose sides are no multiples of what the model makes is
+    filled up at its right and lower edge.
+
+    Args:
+        sat: The model.
+        request: Image, prompt, metadata, steps and solver; ``guidance`` is 1 unless it is given.
+        on_step: As for jobs.
+
+    Raises:
+        ConfigError: If an option is not possible.
+        RasterError: If the image cannot be read or used.
+    """
+    job = replace(request, guidance=1.0 if request.guidance is None else request.guidance, strength=1.0).job(
+        sat
+    )
+    whole = range(job.plan.rows.length), range(job.plan.columns.length)
+    clean = torch.from_numpy(job.clean(*whole))[None]
+    denoise = windowed(job.denoise, job.plan, job.batch)
+    return invert_latents(denoise, clean, job.sigmas, SOLVERS[job.settings.solver], on_step)

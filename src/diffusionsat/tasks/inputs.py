@@ -1,0 +1,155 @@
+"""Rasters that jobs are given: opened, the one to work on chosen, all of them brought to its grid."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from affine import Affine
+
+from diffusionsat.data.frames import Frame, open_frame
+from diffusionsat.data.radiometry import Radiometry
+from diffusionsat.data.sensors import RGB
+from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.geo.rasters import FileRaster, Raster
+from diffusionsat.geo.stacks import Stack
+from diffusionsat.metadata import Metadata
+from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.restoring import Output
+from diffusionsat.tasks.views import radiometry
+
+log = logging.getLogger(__name__)
+
+_STRIP = 256  # rows that are looked at at once
+Source = Any  # what `open_frame` opens
+
+
+def opened(sources: Source | Sequence[Source], task: str) -> list[Frame]:
+    """Frames of some sources, in an order that does not depend on that in which they are given.
+
+    Raises:
+        ConfigError: If there is none.
+        RasterError: If one cannot be read.
+    """
+    several = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+    if not several or several == [None]:
+        raise ConfigError(f"{task} has no image to work on. Give one.")
+    frames = [open_frame(source) for source in several]
+    return sorted(frames, key=lambda f: (f.metadata.date or "", f.raster.name, f.raster.digest()))
+
+
+def finest(frames: Sequence[Frame]) -> Frame:
+    """The frame of the smallest pixels; of equal ones the latest."""
+    gsd = min(f.metadata.gsd or float("inf") for f in frames)
+    return [f for f in frames if (f.metadata.gsd or float("inf")) == gsd][-1]
+
+
+def hashes(frames: Sequence[Frame]) -> dict[str, str]:
+    """Digests by name, as provenance says them."""
+    return {frame.raster.name: frame.raster.digest() for frame in frames}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The image that a job works on.
+
+    Args:
+        frame: The image.
+        colours: Positions of its red, green and blue.
+        radiometry: Of these three.
+    """
+
+    frame: Frame
+    colours: tuple[int, int, int]
+    radiometry: Radiometry
+
+    @classmethod
+    def of(cls, frame: Frame) -> "Subject":
+        """A frame, if it has colours.
+
+        Raises:
+            RasterError: If it lacks one.
+        """
+        absent = [name for name in RGB if name not in frame.common]
+        if absent:
+            raise RasterError(
+                f"{frame.raster.name} has no {absent[0]} band; it has {', '.join(frame.raster.bands)}. "
+                "Images are made in red, green and blue: give a raster that has them, or name its bands."
+            )
+        red, green, blue = (frame.common.index(name) for name in RGB)
+        if not any_valid(frame.raster, (red, green, blue)):
+            raise RasterError(
+                f"{frame.raster.name} has no valid pixel: all is nodata. Give an image that has some."
+            )
+        return cls(
+            frame=frame, colours=(red, green, blue), radiometry=radiometry(frame).take((red, green, blue))
+        )
+
+    @property
+    def copied(self) -> list[str]:
+        """Its other bands, which most jobs leave as they are."""
+        return [name for i, name in enumerate(self.frame.raster.bands) if i not in self.colours]
+
+    def output(self, places: Sequence[int] | None = None, transform: Affine | None = None) -> Output:
+        """A raster of its form.
+
+        Args:
+            places: Positions of its bands; None is all.
+            transform: None is its own.
+        """
+        raster = self.frame.raster
+        places = range(len(raster.bands)) if places is None else places
+        red, green, blue = (list(places).index(i) for i in self.colours)
+        return Output(
+            bands=tuple(raster.bands[i] for i in places),
+            colours=(red, green, blue),
+            dtype=raster.dtype,
+            nodata=raster.nodata,
+            crs=raster.crs,
+            transform=transform or raster.transform,
+            radiometry=self.radiometry,
+        )
+
+
+def any_valid(raster: Raster, places: Sequence[int]) -> bool:
+    """Whether some pixel has numbers in all of some bands."""
+    strips = (range(top, min(top + _STRIP, raster.height)) for top in range(0, raster.height, _STRIP))
+    return any(raster.read(rows, range(raster.width))[1][list(places)].all(0).any() for rows in strips)
+
+
+def known(said: Metadata, better: Metadata | None) -> Metadata:
+    """What files say, where nothing better is known."""
+    if better is None:
+        return said
+    return said.replace(**{k: v for k, v in better.to_dict().items() if v is not None})
+
+
+def control_of(sat: DiffusionSat, wanted: str | None, name: str) -> str | None:
+    """The ControlNet of a job.
+
+    Args:
+        sat: The model.
+        wanted: What was asked for; None is by name, empty is none.
+        name: What the model's would be called.
+
+    Raises:
+        ConfigError: If there is none of the name asked for.
+    """
+    if wanted == "":
+        return None
+    if wanted is not None and wanted not in sat.controls:
+        there = ", ".join(sat.controls) or "none"
+        raise ConfigError(f"control is {wanted!r}; the model {sat.config.name} has: {there}.")
+    if wanted is None and name not in sat.controls:
+        log.warning(
+            "the model %s has no ControlNet %r; what was measured steers alone", sat.config.name, name
+        )
+        return None
+    return wanted or name
+
+
+def files_of(frames: Sequence[Frame]) -> list[Path]:
+    """Files on this machine that frames are read from."""
+    parts = [p for f in frames for p in (f.raster.parts if isinstance(f.raster, Stack) else [f.raster])]
+    return [part.file for part in parts if isinstance(part, FileRaster) and part.file is not None]

@@ -1,0 +1,123 @@
+"""Predict: the same ground at another date, from images of other dates."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusionsat.data.frames import Frame
+from diffusionsat.diffusion.solvers import OnStep
+from diffusionsat.errors import ConfigError
+from diffusionsat.metadata import Metadata
+from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened
+from diffusionsat.tasks.restoring import Pixels, Restoration, restore
+from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
+from diffusionsat.tasks.scene import Scene
+from diffusionsat.tasks.views import view_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictRequest(SamplingRequest):
+    """The ground at a date; see `SamplingRequest` too.
+
+    Args:
+        frames: Images of the same ground, at least one, each with its date; see
+            `diffusionsat.data.frames.open_frame`. The result lies on the grid of the one nearest in time.
+        on: The date to be seen, ``YYYY[-MM[-DD]]``.
+        metadata: What else the result's is to be: gsd, cloud cover (0 where nothing is said).
+        samples: Images that are made; the result is their mean.
+        control: Name of a ControlNet; None is the model's for this job.
+    """
+
+    frames: Sequence[Source] = ()
+    on: str = ""
+    metadata: Metadata | None = None
+    samples: int = 1
+    control: str | None = None
+
+    def job(self, sat: DiffusionSat) -> "Prediction":
+        """The job, ready to be done.
+
+        Raises:
+            ConfigError: If an option is not possible.
+            MetadataError: If the date cannot be.
+            RasterError: If an input cannot be read or used.
+        """
+        target = Metadata(date=self.on or None)
+        if target.date is None:
+            raise ConfigError("predict has no date to predict. Give one: on='2020-07', --date 2020-07.")
+        control = control_of(sat, self.control, "temporal")
+        if control is None:
+            raise ConfigError(
+                f"predict needs a ControlNet that sees other dates; {sat.config.name} has "
+                f"{', '.join(sat.controls) or 'none'}. Give another model, or control=NAME."
+            )
+        frames = opened(self.frames, "predict")
+        undated = [frame.raster.name for frame in frames if frame.metadata.date is None]
+        if undated:
+            raise ConfigError(
+                f"{undated[0]} has no date. Give it one: open_frame(..., date=...), or FILE@DATE."
+            )
+        subject = Subject.of(min(frames, key=lambda f: _apart(f, target)))
+        frame = subject.frame
+        metadata = known(frame.metadata.replace(date=self.on, cloud_cover=0.0), self.metadata)
+        return Prediction(
+            sat,
+            self.settings(sat, UNGUIDED),
+            metadata,
+            (frame.raster.width, frame.raster.height),
+            grid=frame.raster.grid,
+            views=[view_of(f, frame.raster) for f in frames],
+            control=control,
+            task="predict",
+            output=subject.output(),
+            samples=check_count("samples", self.samples, MOST_SAMPLES),
+            said=subject.frame.tags(),
+            inputs=hashes(frames),
+            more={"bands_copied": subject.copied},
+            frame=frame,
+        )
+
+
+def _apart(frame: Frame, target: Metadata) -> float:
+    """Days between a frame and a date, the middle of each."""
+    first, second = (m.interval() for m in (frame.metadata, target))
+    assert first is not None
+    assert second is not None
+    days = [(span[0].toordinal() + span[1].toordinal()) / 2 for span in (first, second)]
+    return abs(days[0] - days[1])
+
+
+class Prediction(Restoration):
+    """The job of a `PredictRequest`.
+
+    Args:
+        *args: See `Restoration`.
+        frame: The frame whose grid, and other bands, the result has.
+        **kwargs: See `Restoration`.
+    """
+
+    def __init__(self, *args: Any, frame: Frame, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.frame = frame
+
+    def others(self, rows: range, columns: range) -> Pixels:
+        """The frame's bands; all that is made is valid."""
+        values, valid = (part.copy() for part in self.frame.raster.read(rows, columns))
+        valid[list(self.output.colours)] = True
+        return values, valid
+
+
+def predict(sat: DiffusionSat, request: PredictRequest, on_step: OnStep | None = None) -> Scene:
+    """Make the ground at a date in memory; `restore_to` writes one of any size.
+
+    Raises:
+        ConfigError: If an option is not possible.
+        MetadataError: If the date cannot be.
+        RasterError: If an input cannot be read or used.
+        Cancelled: If ``on_step`` returned False.
+    """
+    return restore(request.job(sat), on_step)

@@ -1,0 +1,394 @@
+"""What the jobs on rasters have in common: from solved latents to rasters on the ground, block by block.
+
+A `Restoration` says what is solved and what becomes of a rectangle of it; `restore` makes a `Scene` of it in
+memory, `restore_to` files of any size.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from pyproj import CRS
+
+from diffusionsat.data.radiometry import Radiometry, rounded
+from diffusionsat.diffusion.solvers import Cancelled, OnStep, StepInfo
+from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.execution import Execute
+from diffusionsat.files import check_writable, write_bytes
+from diffusionsat.geo.publishing import RasterWriter, refuse_inputs
+from diffusionsat.geo.rasters import ArrayRaster, Pixels
+from diffusionsat.tasks.job import Job
+from diffusionsat.tasks.sampling import provenance
+from diffusionsat.tasks.scene import Scene, tags
+
+BLOCK = 512  # pixels of a side that are made at once, about
+
+OnShare = Callable[[float], bool | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Form of the raster that a job makes.
+
+    Args:
+        bands: Names.
+        colours: Positions of red, green and blue among them.
+        dtype: Of the numbers.
+        nodata: Number that means there is none; None is none.
+        crs: Of the input.
+        transform: Of the output.
+        radiometry: Of red, green and blue.
+    """
+
+    bands: tuple[str, ...]
+    colours: tuple[int, int, int]
+    dtype: np.dtype
+    nodata: float | None
+    crs: CRS | None
+    transform: Affine
+    radiometry: Radiometry
+
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and most light that its numbers can say, float32 (3, 1, 1)."""
+        ends = np.array([-np.inf, np.inf])
+        if self.dtype.kind in "iu":
+            range_ = np.iinfo(self.dtype)
+            whole = np.array([range_.min, range_.max], np.int64).astype(self.dtype)
+            ends = rounded(whole.astype(np.float64), self.dtype, self.nodata).astype(np.float64)
+        low, high = (self.radiometry.light(np.full((3, 1, 1), end)) for end in ends)
+        return low, high
+
+
+class Restoration(Job):
+    """A job that makes a raster of rasters.
+
+    Args:
+        *args: See `Job`.
+        task: Its name.
+        output: Form of what is made.
+        samples: Images that are made; their mean is the result.
+        inputs: Names and hashes of the inputs.
+        said: Tags that let the output be read as the input was.
+        more: What else provenance says.
+        **kwargs: See `Job`.
+    """
+
+    margin = 0  # pixels around a block that its finish looks at
+    block = BLOCK
+    details = False  # whether `measured` says something
+
+    def __init__(
+        self,
+        *args: Any,
+        task: str,
+        output: Output,
+        samples: int = 1,
+        inputs: Mapping[str, str],
+        said: Mapping[str, str],
+        more: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.task, self.output, self.samples, self.inputs = task, output, samples, inputs
+        self.said, self.more = dict(said), dict(more)
+
+    def sample(self, index: int) -> "Restoration":
+        """The same job with the noise of its index-th sample."""
+        other = copy.copy(self)
+        other.index, other._kept = self.index + index, {}
+        return other
+
+    def finish(self, light: np.ndarray, rows: range, columns: range) -> np.ndarray:
+        """Light as it is to be written, of light as it was decoded, (K, 3, rows, columns)."""
+        return light
+
+    def measured(self, rows: range, columns: range) -> np.ndarray:
+        """What a measurement determines of red, green and blue, (3, rows, columns), as numbers are stored."""
+        raise NotImplementedError
+
+    def support(self, rows: range, columns: range) -> np.ndarray:
+        """How far a measurement determines each pixel, one of the classes of `constraints.support`."""
+        raise NotImplementedError
+
+    def others(self, rows: range, columns: range) -> Pixels:
+        """The bands of the output as they were, those that are made included; here none were."""
+        shape = (len(self.output.bands), len(rows), len(columns))
+        return np.zeros(shape, self.output.dtype), np.ones(shape, bool)
+
+    def composed(
+        self, made: np.ndarray, before: np.ndarray, valid: np.ndarray, rows: range, columns: range
+    ) -> Pixels:
+        """Red, green and blue of what was made, stored numbers but not rounded, and of what was before."""
+        return rounded(made, self.output.dtype, self.output.nodata), valid
+
+    @property
+    def layers(self) -> dict[str, tuple[tuple[str, ...], np.dtype, float | None]]:
+        """Bands, dtype and nodata of each raster that is made."""
+        rgb, single = ("red", "green", "blue"), np.dtype(np.float32)
+        out = self.output
+        found = {"image": (out.bands, out.dtype, out.nodata)}
+        if self.samples > 1:
+            found["spread"] = (rgb, single, None)
+        if self.details:
+            found |= {"measured": (rgb, single, None), "invented": (rgb, single, None)}
+            found["support"] = (("support",), np.dtype(np.uint8), None)
+        return found
+
+    def render(self, latents: Sequence[np.ndarray], rows: range, columns: range) -> dict[str, Pixels]:
+        """All layers of a rectangle.
+
+        Args:
+            latents: Of each sample.
+            rows: Of the image, a block that `blocks` gives.
+            columns: Likewise.
+        """
+        high, wide = self.with_margin(rows, self.height), self.with_margin(columns, self.width)
+        radiometry, renderer = self.output.radiometry, self.renderer
+        light = np.stack([radiometry.unshow(renderer.decode(part, high, wide)) for part in latents])
+        light = self.finish(light.astype(np.float32), high, wide)
+        inner = (
+            slice(rows.start - high.start, rows.stop - high.start),
+            slice(columns.start - wide.start, columns.stop - wide.start),
+        )
+        mean = light.mean(0)
+        values, valid = self.others(rows, columns)
+        places = list(self.output.colours)
+        made = radiometry.stored(mean[(slice(None), *inner)])
+        values[places], valid[places] = self.composed(made, values[places], valid[places], rows, columns)
+        nothing = 0 if self.output.nodata is None else self.output.nodata
+        layers = {"image": (np.where(valid, values, self.output.dtype.type(nothing)), valid)}
+        everywhere = np.broadcast_to(valid[places].all(0), (3, len(rows), len(columns)))
+        if self.samples > 1:
+            spread = radiometry.stored_spread(light[(..., *inner)].std(0, ddof=1))
+            layers["spread"] = (spread.astype(np.float32), everywhere)
+        if self.details:
+            seen = self.measured(high, wide)[(slice(None), *inner)].astype(np.float32)
+            layers["measured"] = (seen, everywhere)
+            layers["invented"] = ((values[places] - seen.astype(np.float64)).astype(np.float32), everywhere)
+            layers["support"] = (self.support(rows, columns)[None], everywhere[:1])
+        return layers
+
+    def with_margin(self, inner: range, length: int) -> range:
+        """A range with what `finish` looks at around it."""
+        return range(max(0, inner.start - self.margin), min(length, inner.stop + self.margin))
+
+    def blocks(self) -> Iterator[tuple[range, range]]:
+        """Rectangles that make up the image."""
+        for top in range(0, self.height, self.block):
+            for left in range(0, self.width, self.block):
+                yield (
+                    range(top, min(top + self.block, self.height)),
+                    range(left, min(left + self.block, self.width)),
+                )
+
+    def provenance(self) -> dict[str, Any]:
+        """How it is made."""
+        return provenance(
+            self.sat,
+            self.settings,
+            self.task,
+            size=[self.width, self.height],
+            samples=self.samples,
+            control=self.control,
+            inputs=dict(self.inputs),
+            **self.more,
+        )
+
+    @property
+    def identity(self) -> str:
+        """What is equal for jobs of equal pixels."""
+        said = {k: v for k, v in self.provenance().items() if k != "created"} | self.metadata.to_dict()
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def scene(self, made: Mapping[str, ArrayRaster]) -> Scene:
+        """What is returned."""
+        image = made["image"]
+        colours = image.values[list(self.output.colours)]
+        shown = self.output.radiometry.show(self.output.radiometry.light(colours))
+        return Scene(
+            pixels=np.moveaxis(np.rint(255 * shown).astype(np.uint8), 0, 2),
+            grid=self.grid,
+            metadata=self.metadata,
+            provenance=self.provenance(),
+            raster=image,
+            layers={name: raster for name, raster in made.items() if name != "image"},
+        )
+
+
+def restore(job: Restoration, on_step: OnStep | None = None) -> Scene:
+    """Do a job in memory.
+
+    Raises:
+        RasterError: If an input cannot be read.
+        Cancelled: If ``on_step`` returned False.
+    """
+    latents = [job.sample(i).solve(_counted(on_step, i, job.samples)) for i in range(job.samples)]
+    made = {name: _blank(job, *form) for name, form in job.layers.items()}
+    for rows, columns in job.blocks():
+        place = (slice(None), slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+        for name, (values, valid) in job.render(latents, rows, columns).items():
+            made[name].values[place], made[name].valid[place] = values, valid
+    return job.scene(made)
+
+
+def _counted(on_step: OnStep | None, sample: int, samples: int) -> OnStep | None:
+    """What is called with the steps of all samples counted."""
+    if on_step is None:
+        return None
+
+    def tell(info: StepInfo) -> bool | None:
+        return on_step(replace(info, step=sample * info.steps + info.step, steps=samples * info.steps))
+
+    return tell
+
+
+def _blank(job: Restoration, bands: tuple[str, ...], dtype: np.dtype, nodata: float | None) -> ArrayRaster:
+    shape, out = (len(bands), job.height, job.width), job.output
+    return ArrayRaster(
+        np.zeros(shape, dtype),
+        bands,
+        valid=np.zeros(shape, bool),
+        crs=out.crs,
+        transform=out.transform,
+        nodata=nodata,
+    )
+
+
+def paths_of(job: Restoration, path: Path) -> dict[str, Path]:
+    """Where each layer goes: the image to ``path``, others beside it, ``OUT.spread.tif`` and so on."""
+    return {n: path if n == "image" else path.with_name(f"{path.stem}.{n}{path.suffix}") for n in job.layers}
+
+
+def restore_to(
+    job: Restoration,
+    path: Path,
+    *,
+    inputs: Sequence[Path] = (),
+    overwrite: bool = False,
+    execute: Execute = map,
+    on_share: OnShare | None = None,
+) -> dict[str, Path]:
+    """Do a job in a folder beside its output, in memory that does not grow with the image.
+
+    What was interrupted is taken up again by the same call, whatever the number of workers then.
+
+    Args:
+        job: What to do.
+        path: GeoTIFF to write.
+        inputs: Files that must not be written over.
+        overwrite: Replace existing files.
+        execute: Who does the work.
+        on_share: Called with the share of the work that is done; returning False stops, and all is kept.
+
+    Returns:
+        The files by the name of their layer.
+
+    Raises:
+        RasterError: If an input cannot be read or an output not written; nothing is replaced then.
+        ConfigError: If the folder holds another job, which ``overwrite`` throws away.
+        Cancelled: If ``on_share`` returned False.
+    """
+    paths, work = paths_of(job, path), path.with_name(f".{path.name}.work")
+    for each in paths.values():
+        check_writable(each, overwrite=overwrite)
+        refuse_inputs(each, inputs)
+    _claim(work, job.identity, overwrite=overwrite)
+    latents = []
+    for index in range(job.samples):
+        folder = work / f"sample-{index}"
+        folder.mkdir(exist_ok=True)
+        told = _shares(on_share, index, job.samples + 1)
+        solved = job.sample(index).solve_on_disk(folder, job.identity, execute=execute, on_unit=told)
+        latents.append(str(solved.filename))
+    drawing = _Drawing(job, latents, _writers(job, paths, work, overwrite=overwrite, inputs=inputs))
+    told, blocks = _shares(on_share, job.samples, job.samples + 1), len(list(job.blocks()))
+    missing = [block for block in range(blocks) if not drawing.has(block)]
+    for done, _ in enumerate(execute(drawing, missing), blocks - len(missing) + 1):
+        if told is not None and told(done, blocks) is False:
+            raise Cancelled(f"stopped after {done} of {blocks} blocks")
+    for writer in drawing.writers.values():
+        writer.publish()
+    shutil.rmtree(work)
+    return paths
+
+
+def _shares(on_share: OnShare | None, stage: int, stages: int) -> Callable[[int, int], bool | None] | None:
+    """What is called with units of one of several stages, and tells how much of the whole is done."""
+    if on_share is None:
+        return None
+    return lambda done, units: on_share((stage + done / units) / stages)
+
+
+def _claim(work: Path, identity: str, *, overwrite: bool) -> None:
+    """Make the folder of a job, or see that it is this job's."""
+    note = work / "identity"
+    if work.exists() and (not note.exists() or note.read_text() != identity):
+        if not overwrite and note.exists():
+            raise ConfigError(
+                f"{work} holds unfinished work of another job. Finish that one, or remove the folder, or "
+                "--overwrite."
+            )
+        shutil.rmtree(work)
+    if not work.exists():
+        try:
+            work.mkdir()
+        except OSError as error:
+            raise RasterError(f"{work} cannot be made: {error.strerror}.") from None
+        write_bytes(note, identity.encode())
+
+
+def _writers(
+    job: Restoration, paths: Mapping[str, Path], work: Path, **options: Any
+) -> dict[str, RasterWriter]:
+    said = tags(job.metadata, job.provenance()) | job.said
+    return {
+        name: RasterWriter(
+            paths[name],
+            work / name,
+            width=job.width,
+            height=job.height,
+            bands=bands,
+            dtype=dtype,
+            nodata=nodata,
+            crs=job.output.crs,
+            transform=job.output.transform,
+            tags=said | ({} if name == "image" else {"LAYER": name}),
+            **options,
+        )
+        for name, (bands, dtype, nodata) in job.layers.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """Draws blocks of a job, by number; a worker's work.
+
+    Args:
+        job: The job.
+        latents: Files of each sample's.
+        writers: One a layer.
+    """
+
+    job: Restoration
+    latents: list[str]
+    writers: dict[str, RasterWriter]
+
+    def has(self, block: int) -> bool:
+        """Whether all layers of a block are there."""
+        place = list(self.job.blocks())[block]
+        return all(writer.has(*place) for writer in self.writers.values())
+
+    def __call__(self, block: int) -> int:
+        """Draw a block."""
+        rows, columns = list(self.job.blocks())[block]
+        latents = [np.load(path, mmap_mode="r") for path in self.latents]
+        for name, (values, valid) in self.job.render(latents, rows, columns).items():
+            self.writers[name].write(rows, columns, values, valid)
+        return block

@@ -1,0 +1,146 @@
+"""Frames as networks are shown them: on the grid of a job, each band in its place, 0 to 1."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from affine import Affine
+from pyproj import CRS
+
+from diffusionsat.data.frames import Frame
+from diffusionsat.data.radiometry import Radiometry
+from diffusionsat.errors import RasterError
+from diffusionsat.geo.grids import Grid
+from diffusionsat.geo.masks import Masked
+from diffusionsat.geo.rasters import Raster
+from diffusionsat.geo.warping import on_grid
+from diffusionsat.metadata import Metadata
+from diffusionsat.models.encodings import numbers
+from diffusionsat.models.networks import BANDS, Frames
+
+_SAMPLED = 8  # blocks along each side that tell the range of numbers of unknown scale
+_BLOCK = 64
+_NOWHERE = CRS.from_epsg(3857)  # for rasters without a CRS: any, since all of a job's have the same then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One frame on the grid of a job.
+
+    Args:
+        raster: Its bands on that grid.
+        slots: Place in `BANDS` of each band; None for one that has none.
+        radiometry: Of its bands.
+        metadata: What the networks are told of it.
+    """
+
+    raster: Raster
+    slots: tuple[int | None, ...]
+    radiometry: Radiometry
+    metadata: Metadata
+
+    def read(self, rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
+        """What is shown of every band in `BANDS`, float32 (13, rows, columns), NaN where nothing is.
+
+        Returns:
+            The values, and which bands there are, bool (13,).
+        """
+        values, valid = self.raster.read(rows, columns)
+        shown = self.radiometry.show(self.radiometry.light(values))
+        out = np.full((len(BANDS), len(rows), len(columns)), np.nan, np.float32)
+        there = np.zeros(len(BANDS), bool)
+        for band, slot in enumerate(self.slots):
+            if slot is not None:
+                out[slot], there[slot] = np.where(valid[band], shown[band], np.nan), True
+        return out, there
+
+
+def radiometry(frame: Frame) -> Radiometry:
+    """How a frame's numbers relate to what is shown; read from some of its pixels if nothing tells."""
+    known = frame.scaling is not None and frame.scaling.gain is not None
+    if known or frame.raster.dtype == np.uint8:
+        ranges = [(0.0, 1.0)] * len(frame.raster.bands)
+    else:
+        ranges = _ranges(frame.raster)
+    return Radiometry.of(frame.scaling, frame.raster.dtype, ranges)
+
+
+def _ranges(raster: Raster) -> list[tuple[float, float]]:
+    """Percentiles 2 and 98 of every band over blocks spread evenly over a raster."""
+    samples: list[list[np.ndarray]] = [[] for _ in raster.bands]
+    for top in _spread(raster.height):
+        for left in _spread(raster.width):
+            rows, columns = (
+                range(top, min(top + _BLOCK, raster.height)),
+                range(left, min(left + _BLOCK, raster.width)),
+            )
+            values, valid = raster.read(rows, columns)
+            for band, sample in enumerate(samples):
+                sample.append(values[band][valid[band]])
+    joined = [np.concatenate(sample) for sample in samples]
+    ends = [np.percentile(v, (2, 98)) if v.size else (0.0, 1.0) for v in joined]
+    return [(float(low), float(high)) for low, high in ends]
+
+
+def _spread(length: int) -> list[int]:
+    last = max(0, length - _BLOCK)
+    return sorted({round(i * last / (_SAMPLED - 1)) for i in range(_SAMPLED)})
+
+
+def slots(frame: Frame) -> tuple[int | None, ...]:
+    """Where networks are shown each band of a frame."""
+    return tuple(BANDS.index(name) if name in BANDS else None for name in frame.common)
+
+
+def frames_of(views: Sequence[View], rows: range, columns: range) -> Frames:
+    """What a ControlNet is given of a rectangle: a batch of one."""
+    read = [view.read(rows, columns) for view in views]
+    values = torch.from_numpy(np.stack([v for v, _ in read]))
+    bands = torch.from_numpy(np.stack([b for _, b in read]))
+    valid = (values.isfinite() & bands[:, :, None, None]).any(1)
+    known = numbers([view.metadata for view in views])
+    return Frames(values[None], bands[None], valid[None], known[None])
+
+
+def footprint(raster: Raster, factor: int = 1) -> Grid:
+    """The grid of a raster, or one so many times finer; of pixels alone where there is no CRS."""
+    fine = Affine.scale(1 / factor)
+    return Grid(
+        raster.crs or _NOWHERE, raster.transform @ fine, raster.width * factor, raster.height * factor
+    )
+
+
+def view_of(frame: Frame, like: Raster, factor: int = 1, metadata: Metadata | None = None) -> View:
+    """A frame on the grid of a raster, or one so many times finer.
+
+    Args:
+        frame: The frame.
+        like: Whose grid.
+        factor: How many times finer.
+        metadata: What the networks are told of it; None is the frame's own.
+
+    Raises:
+        RasterError: If they share no ground, or one has no CRS and they differ in size.
+    """
+    raster = frame.raster
+    if like.crs is None or raster.crs is None:
+        if raster.crs is not like.crs or (raster.width, raster.height) != (like.width, like.height):
+            raise RasterError(
+                f"{raster.name} cannot be laid on {like.name}: without a CRS in both they must be of one "
+                f"size, and are {raster.width}x{raster.height} and {like.width}x{like.height}. Give both a CRS."
+            )
+        raster = copy.copy(raster)
+        raster.crs, raster.transform = _NOWHERE, like.transform
+    return View(
+        raster=on_grid(raster, footprint(like, factor), "bilinear"),
+        slots=slots(frame),
+        radiometry=radiometry(frame),
+        metadata=metadata or frame.metadata,
+    )
+
+
+def without(view: View, hole: Raster) -> View:
+    """A view that does not show what lies in a hole, the pixels where a raster's first band is not 0."""
+    return replace(view, raster=Masked(view.raster, hole))

@@ -1,0 +1,426 @@
+"""The jobs on rasters, on a tiny model of random weights: what must hold whatever the weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from pyproj import CRS
+
+from diffusionsat import Cancelled, ConfigError, DiffusionSat, Metadata, RasterError
+from diffusionsat.checkpoints.layout import add_control
+from diffusionsat.data.frames import open_frame
+from diffusionsat.diffusion.operators import Blur, Compose, Decimate
+from diffusionsat.diffusion.sensors import PRESETS
+from diffusionsat.execution import executor
+from diffusionsat.geo.rasters import ArrayRaster, open_raster
+from diffusionsat.models.compact.control import CompactControlNet
+from diffusionsat.tasks.inpaint import InpaintRequest
+from diffusionsat.tasks.predict import PredictRequest
+from diffusionsat.tasks.restoring import restore, restore_to
+from diffusionsat.tasks.upscale import UpscaleRequest, consistency
+
+UTM = CRS.from_epsg(32632)
+QUICK = {"steps": 2, "prompt": "a river"}
+
+
+@pytest.fixture(scope="module")
+def steered(tiny, tmp_path_factory):
+    """The tiny model with both ControlNets, of random weights."""
+    folder = tmp_path_factory.mktemp("steered") / "model"
+    shutil.copytree(tiny, folder)
+    plain = DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
+    for seed, name in enumerate(("super-resolution", "temporal")):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = CompactControlNet.from_denoiser(
+                plain.networks.denoiser, frame_channels=(8, 12), fusion_channels=16, fusion_heads=4
+            )
+            for parameter in network.parameters():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.05)
+        add_control(folder, name, network.sizes, network.state_dict(), "fp32")
+    return DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
+
+
+def sentinel(height=24, width=20, seed=0, date="2020-06-01", nodata=True):
+    """A smooth 12-bit raster of four bands of Sentinel-2, a corner of it without data."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(1200, 1900, (4, height // 4 + 2, width // 4 + 2))
+    values = coarse.repeat(4, 1).repeat(4, 2)[:, :height, :width] + rng.uniform(-40, 40, (4, height, width))
+    values = values.round().astype(np.uint16)
+    if nodata:
+        values[:, :5, :5] = 0
+    raster = ArrayRaster(
+        values,
+        ["B02", "B03", "B04", "B08"],
+        crs=UTM,
+        transform=Affine(10, 0, 500000, 0, -10, 5200000),
+        nodata=0,
+        name=f"s2-{date}",
+    )
+    return open_frame(raster, date=date)
+
+
+def as_file(frame, path):
+    raster = frame.raster
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=raster.width,
+        height=raster.height,
+        count=len(raster.bands),
+        dtype=raster.dtype,
+        nodata=raster.nodata,
+        crs=raster.crs.to_wkt(),
+        transform=raster.transform,
+    ) as file:
+        file.write(raster.values)
+        file.descriptions = raster.bands
+        file.update_tags(ACQUISITIONDATETIME=f"{frame.metadata.date}T10:00:00Z")
+    return path
+
+
+def through_the_sensor(light, factor):
+    """What Sentinel-2 sees of (3, H, W), by a blur and a mean of blocks."""
+    models = [PRESETS["sentinel-2"][band] for band in ("B04", "B03", "B02")]
+    decimate = Decimate(factor)
+    operator = Compose((Blur.from_modulation([m.modulation for m in models], decimate), decimate))
+    return operator(torch.from_numpy(light)[None].double())[0].numpy()
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_upscaled_it_nests_and_gives_the_input_back(steered, factor):
+    frame = sentinel()
+    scene = steered.upscale(frame, factor=factor, **QUICK)
+    raster = scene.raster
+    assert (raster.width, raster.height) == (20 * factor, 24 * factor)
+    assert raster.bands == ("B04", "B03", "B02")
+    assert raster.dtype == np.uint16
+    assert raster.nodata == 0
+    assert raster.crs == UTM
+    assert raster.transform.almost_equals(Affine(10 / factor, 0, 500000, 0, -10 / factor, 5200000))
+    assert scene.metadata.gsd == pytest.approx(10 / factor, rel=1e-3)
+    whole = frame.raster.valid[[2, 1, 0]].all(0)
+    assert np.array_equal(raster.valid[0], whole.repeat(factor, 0).repeat(factor, 1))
+    assert (raster.values[raster.valid] != 0).all()
+    seen = through_the_sensor(raster.values.astype(np.float64), factor)
+    inner = whole.copy()  # the blur looks a pixel or two into the corner without data
+    inner[:8, :8] = False
+    assert np.abs(seen - frame.raster.values[[2, 1, 0]])[:, inner].max() < 1.5  # numbers are whole
+
+
+def test_consistency_is_measured_and_can_be_off(steered):
+    frame = sentinel(nodata=False)
+    residuals = {}
+    for how in ("hard", "soft", "off"):
+        job = UpscaleRequest(frames=frame, factor=4, consistency=how, **QUICK).job(steered)
+        residuals[how] = consistency(job, restore(job).raster)
+    assert residuals["hard"].noise < 0.2 < residuals["soft"].noise < residuals["off"].noise
+    assert residuals["hard"].reflectance < 1e-4
+    assert residuals["hard"].angle < 0.2
+    assert residuals["off"].reflectance > 1e-3
+
+
+def test_measured_and_invented_are_the_pixels(steered):
+    scene = steered.upscale(sentinel(), factor=4, **QUICK)
+    total = scene.measured.astype(np.float64) + scene.invented
+    assert np.array_equal(np.rint(total)[scene.raster.valid], scene.raster.values[scene.raster.valid])
+    assert scene.support.dtype == np.uint8
+    assert (scene.support[:20, :20] == 0).all()
+    assert (scene.support[30:, 30:] == 1).all()
+    again = through_the_sensor(scene.measured.astype(np.float64), 4)[:, 8:, 8:]
+    assert np.abs(again - sentinel().raster.values[[2, 1, 0], 8:, 8:]).max() < 1
+
+
+def test_the_order_of_frames_means_nothing(steered):
+    frames = [sentinel(seed=i, date=f"2020-0{i + 1}-01") for i in range(3)]
+    first = steered.upscale(frames, factor=2, **QUICK)
+    second = steered.upscale(frames[::-1], factor=2, **QUICK)
+    assert np.array_equal(first.raster.values, second.raster.values)
+    assert first.metadata.date == "2020-03-01"
+    alone = steered.upscale(frames[2], factor=2, **QUICK)
+    assert not np.array_equal(first.raster.values, alone.raster.values)
+
+
+def test_other_bands_keep_their_means(steered):
+    frame = sentinel(nodata=False)
+    scene = steered.upscale(frame, factor=4, all_bands=True, **QUICK)
+    assert scene.raster.bands == ("B04", "B03", "B02", "B08")
+    assert scene.provenance["not_generated"] == ["B08"]
+    means = scene.raster.values[3].reshape(24, 4, 20, 4).mean((1, 3))
+    assert np.abs(means - frame.raster.values[3]).max() <= 0.5
+
+
+def test_samples_differ_and_the_result_is_their_mean(steered):
+    frame = sentinel(nodata=False)
+    scene = steered.upscale(frame, factor=2, samples=3, consistency="off", seed=5, **QUICK)
+    jobs = UpscaleRequest(frames=frame, factor=2, consistency="off", seed=5, **QUICK).job(steered)
+    each = np.stack([restore(jobs.sample(i)).raster.values for i in range(3)]).astype(np.float64)
+    assert np.abs(each.mean(0) - scene.raster.values).max() <= 1
+    assert np.abs(each.std(0, ddof=1) - scene.spread).max() <= 2
+    assert scene.spread.mean() > 1
+
+
+def test_on_disk_it_is_the_same_by_any_number_of_workers(steered, tmp_path):
+    path = as_file(sentinel(48, 40), tmp_path / "in.tif")
+
+    def job():
+        job = UpscaleRequest(frames=path, factor=3, **QUICK).job(steered)
+        job.window, job.overlap, job.block = 64, 32, 60
+        return job
+
+    expected = restore(job())
+    assert len(job().plan) > 4
+    for workers in (1, 2):
+        with executor(workers) as execute:
+            made = restore_to(job(), tmp_path / f"{workers}.tif", execute=execute)
+        assert sorted(made) == ["image", "invented", "measured", "support"]
+        image = open_raster(made["image"])
+        values, valid = image.read(range(image.height), range(image.width))
+        assert np.array_equal(valid, expected.raster.valid)
+        assert np.array_equal(values[valid], expected.raster.values[valid])
+        assert image.tags["SYNTHETIC"] == "YES"
+        assert json.loads(image.tags["DIFFUSIONSAT"])["inputs"] == {str(path): open_raster(path).digest()}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_stopped_it_goes_on(steered, tmp_path):
+    path, out = as_file(sentinel(), tmp_path / "in.tif"), tmp_path / "out.tif"
+    request = UpscaleRequest(frames=path, factor=4, **QUICK)
+    with pytest.raises(Cancelled):
+        restore_to(request.job(steered), out, on_share=lambda share: share < 0.2)
+    assert not out.exists()
+    shares = []
+    restore_to(request.job(steered), out, on_share=shares.append)
+    assert shares[0] > 0.2
+    assert shares[-1] == 1
+    again = open_raster(out).read(range(96), range(80))[0]
+    assert np.array_equal(again, restore(request.job(steered)).raster.values)
+    other = UpscaleRequest(frames=path, factor=4, seed=1, **QUICK)
+    with pytest.raises(RasterError, match="exists"):
+        restore_to(other.job(steered), out)
+    with pytest.raises(RasterError, match="over the input"):
+        restore_to(other.job(steered), path, inputs=[path], overwrite=True)
+
+
+def test_unfinished_work_of_another_job_is_kept(steered, tmp_path):
+    path, out = as_file(sentinel(), tmp_path / "in.tif"), tmp_path / "out.tif"
+    with pytest.raises(Cancelled):
+        restore_to(UpscaleRequest(frames=path, **QUICK).job(steered), out, on_share=lambda _: False)
+    other = UpscaleRequest(frames=path, seed=1, **QUICK).job(steered)
+    with pytest.raises(ConfigError, match="another job"):
+        restore_to(other, out)
+    restore_to(other, out, overwrite=True)
+    assert out.exists()
+
+
+def rgb(height=40, width=52, seed=3, date="2021-05-02", **place):
+    values = np.random.default_rng(seed).integers(0, 255, (3, height, width)).astype(np.uint8)
+    place = {"crs": UTM, "transform": Affine(1, 0, 4e5, 0, -1, 5e6)} | place
+    return open_frame(ArrayRaster(values, ["red", "green", "blue"], name=f"rgb-{date}", **place), date=date)
+
+
+def test_inpainting_leaves_the_rest_to_the_last_bit(steered):
+    frame, mask = rgb(), np.zeros((40, 52), bool)
+    mask[10:20, 15:30] = True
+    scene = steered.inpaint(frame, mask, feather=3, **QUICK)
+    near = np.zeros_like(mask)
+    near[7:23, 12:33] = True
+    assert np.array_equal(scene.raster.values[:, ~near], frame.raster.values[:, ~near])
+    assert not np.array_equal(scene.raster.values[:, mask], frame.raster.values[:, mask])
+    assert set(np.unique(scene.support[~near])) == {2}
+    assert set(np.unique(scene.support[mask])) == {0}
+    assert set(np.unique(scene.support[near & ~mask])) == {1}
+    total = np.rint(scene.measured.astype(np.float64) + scene.invented)
+    assert np.array_equal(total, scene.raster.values)
+    assert (scene.measured[:, mask] == 0).all()
+    assert (scene.invented[:, ~near] == 0).all()
+
+
+def test_what_lies_in_the_hole_is_not_looked_at(steered):
+    mask = np.zeros((40, 52), bool)
+    mask[10:20, 15:30] = True
+    frame, other = rgb(), rgb()
+    other.raster.values[:, mask] = 7
+    first = steered.inpaint(frame, mask, feather=0, **QUICK).raster.values
+    assert np.array_equal(first, steered.inpaint(other, mask, feather=0, **QUICK).raster.values)
+    helped = steered.inpaint(frame, mask, references=[rgb(seed=9, date="2020-05-01")], feather=0, **QUICK)
+    assert not np.array_equal(first, helped.raster.values)
+
+
+def test_without_a_mask_gaps_are_filled_and_other_bands_stay(steered):
+    frame = sentinel()
+    scene = steered.inpaint(frame, feather=0, **QUICK)
+    assert scene.raster.bands == ("B02", "B03", "B04", "B08")
+    assert scene.raster.valid[:3].all()
+    assert np.array_equal(scene.raster.valid[3], frame.raster.valid[3])
+    assert np.array_equal(scene.raster.values[3], frame.raster.values[3])
+    assert (scene.raster.values[:3, :5, :5] > 0).all()
+    assert np.array_equal(scene.raster.values[:, 5:, 5:], frame.raster.values[:, 5:, 5:])
+    assert scene.provenance["bands_copied"] == ["B08"]
+
+
+def test_polygons_mark_pixels_whose_centre_they_hold(steered, tmp_path):
+    frame = rgb()
+    corners = [(400010.2, 4999970.2), (400030.2, 4999970.2), (400030.2, 4999985.2), (400010.2, 4999985.2)]
+    from pyproj import Transformer
+
+    to_degrees = Transformer.from_crs(UTM, 4326, always_xy=True)
+    ring = [list(to_degrees.transform(*corner)) for corner in (*corners, corners[0])]
+    path = tmp_path / "hole.geojson"
+    path.write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
+    scene = steered.inpaint(frame, path, feather=0, **QUICK)
+    hole = np.zeros((40, 52), bool)
+    hole[15:30, 10:30] = True
+    assert np.array_equal(scene.support == 0, hole)
+
+
+def test_clouds_are_found_by_their_classes(steered):
+    frame = sentinel(nodata=False)
+    classes = np.full((1, 24, 20), 4, np.uint16)
+    classes[0, 8:12, 6:10] = 9
+    raster = frame.raster
+    both = ArrayRaster(
+        np.concatenate([raster.values, classes]),
+        [*raster.bands, "SCL"],
+        crs=UTM,
+        transform=raster.transform,
+        nodata=0,
+    )
+    scene = steered.declouds(open_frame(both, date="2020-06-01", cloud_cover=7), grow=1, feather=0, **QUICK)
+    hole = np.zeros((24, 20), bool)
+    hole[7:13, 5:11] = True
+    assert np.array_equal(scene.support == 0, hole)
+    assert scene.metadata.cloud_cover == 0
+    assert np.array_equal(scene.raster.values[4], classes[0])
+    with pytest.raises(RasterError, match="Nothing tells where"):
+        steered.declouds(frame, **QUICK)
+
+
+def test_an_edit_starts_from_the_image(steered):
+    frame = rgb()
+    near, far = (
+        np.abs(
+            steered.edit(frame, "forest", strength=s, steps=20, guidance=1).raster.values.astype(int)
+            - steered.decode(steered.encode(np.moveaxis(frame.raster.values, 0, 2)[None]))[0].transpose(
+                2, 0, 1
+            )
+        ).mean()
+        for s in (0.05, 1.0)
+    )
+    assert near < far / 2
+    mask = np.zeros((40, 52), bool)
+    mask[:20] = True
+    scene = steered.edit(frame, "forest", mask=mask, feather=0, steps=4)
+    assert np.array_equal(scene.raster.values[:, 20:], frame.raster.values[:, 20:])
+    with pytest.raises(ConfigError, match="strength is 0"):
+        steered.edit(frame, "forest", strength=0)
+
+
+def test_inverted_noise_gives_the_image_back(steered):
+    frame = rgb(64, 64)
+    noise = steered.invert(frame, steps=60, solver="heun", prompt="forest")
+    assert noise.shape == (1, 4, 16, 16)
+    from diffusionsat.diffusion.guidance import Guidance
+    from diffusionsat.diffusion.solvers import SOLVERS
+
+    denoise = steered.conditioned(["forest"], [frame.metadata], "", Guidance(text=1.0))
+    sigmas = steered.schedule.levels(60, (64, 64)).tolist()
+    with torch.inference_mode():
+        again = SOLVERS["heun"](denoise, noise, sigmas, None)
+    latents = steered.encode(np.moveaxis(frame.raster.values, 0, 2)[None])
+    assert (again - latents).abs().mean() < 0.05 * latents.abs().mean()
+
+
+def test_prediction_lies_on_the_nearest_frame(steered):
+    frames = [sentinel(seed=1, date="2019-01-01"), sentinel(seed=2, date="2020-01-01", nodata=False)]
+    scene = steered.predict(frames, on="2020-03", **QUICK)
+    assert scene.metadata.date == "2020-03"
+    assert scene.metadata.cloud_cover == 0
+    assert np.array_equal(scene.raster.values[3], frames[1].raster.values[3])
+    assert scene.raster.valid.all()
+    other = steered.predict(frames[::-1], on="2020-03", **QUICK)
+    assert np.array_equal(scene.raster.values, other.raster.values)
+    later = steered.predict(frames, on="2025-03", **QUICK)
+    assert not np.array_equal(scene.raster.values[:3], later.raster.values[:3])
+
+
+def test_a_pixel_without_a_number_spoils_no_other(steered):
+    frame = sentinel(nodata=False)
+    values = frame.raster.values.astype(np.float32)
+    values[2, 20, 15] = np.nan
+    raster = ArrayRaster(values, frame.raster.bands, crs=UTM, transform=frame.raster.transform)
+    scene = steered.upscale(open_frame(raster, scaling=1e-4), factor=2, **QUICK)
+    assert np.isfinite(scene.raster.values[:, scene.raster.valid[0]]).all()
+    assert (~scene.raster.valid[0]).sum() == 4
+
+
+def test_without_a_crs_pixels_alone_count(steered):
+    frame = rgb(crs=None, transform=None)
+    scene = steered.upscale(frame, factor=2, **QUICK)
+    assert scene.raster.crs is None
+    assert scene.grid is None
+    assert (scene.raster.width, scene.raster.height) == (104, 80)
+    with pytest.raises(RasterError, match="one size"):
+        steered.upscale([frame, rgb(30, 30, crs=None, transform=None)], factor=2, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "words"),
+    [
+        (UpscaleRequest(), ConfigError, "no image"),
+        (UpscaleRequest(frames=rgb(), factor=1), ConfigError, "2 to 10"),
+        (UpscaleRequest(frames=rgb(), factor=2.0), ConfigError, "2 to 10"),
+        (UpscaleRequest(frames=rgb(), consistency="firm"), ConfigError, "off, soft, hard"),
+        (UpscaleRequest(frames=rgb(), samples=0), ConfigError, "samples is 0"),
+        (UpscaleRequest(frames=rgb(), control="x"), ConfigError, "super-resolution, temporal"),
+        (InpaintRequest(image=rgb(), mask=np.zeros((40, 52))), RasterError, "marks no pixel"),
+        (InpaintRequest(image=rgb(), mask=np.ones((40, 50))), RasterError, "40x52|50x40"),
+        (InpaintRequest(image=rgb(), mask=np.ones((40, 52)), feather=-1), ConfigError, "0 to 64"),
+        (PredictRequest(frames=rgb(), on=""), ConfigError, "no date to predict"),
+        (PredictRequest(frames=rgb(date=None), on="2020"), ConfigError, "has no date"),
+        (PredictRequest(frames=rgb(), on="2020", control=""), ConfigError, "needs a ControlNet"),
+    ],
+)
+def test_bad_requests_are_refused(steered, request_, error, words):
+    with pytest.raises(error, match=words):
+        request_.job(steered)
+
+
+def test_frames_of_other_ground_are_refused(steered):
+    far = rgb(transform=Affine(1, 0, 7e5, 0, -1, 5e6))
+    with pytest.raises(RasterError, match="other ground"):
+        steered.predict([rgb(), far], on="2022", **QUICK)
+
+
+def test_without_colours_it_is_refused(steered):
+    frame = open_frame(sentinel().raster.take([2, 3]))
+    with pytest.raises(RasterError, match="no green band"):
+        steered.upscale(frame, factor=2)
+
+
+def test_metadata_can_be_known_better(steered):
+    job = UpscaleRequest(frames=sentinel(), metadata=Metadata(date="2022", cloud_cover=3), factor=2).job(
+        steered
+    )
+    assert (job.metadata.date, job.metadata.cloud_cover) == ("2022", 3)
+    assert job.metadata.gsd == pytest.approx(5, rel=1e-3)
+
+
+def test_one_image_in_which_no_pixel_is_known(steered):
+    frame = sentinel()
+    frame.raster.values[:] = 0
+    frame.raster.valid[:] = False
+    with pytest.raises(RasterError, match="no valid pixel"):
+        steered.upscale(frame, factor=2, **QUICK)
+
+
+def test_a_single_pixel(steered):
+    frame = rgb(1, 1)
+    scene = steered.upscale(frame, factor=2, **QUICK)
+    assert scene.raster.values.shape == (3, 2, 2)
