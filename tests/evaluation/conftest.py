@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import LABELS, paint
+from colours import LABELS, SIDE, paint
 from PIL import Image
 
 from diffusionsat import Metadata
@@ -33,6 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 out = io.BytesIO()
                 Image.fromarray(paint(Metadata(**known), label)).save(out, "PNG")
                 row = {"key": f"{source}-{i}", "image": out.getvalue(), "label": label, "caption": None}
+                row |= {"width": SIDE, "height": SIDE}
                 cloud = 100.0 if split == "test" and i == 47 else None
                 rows.append(row | known | {"cloud_cover": cloud})
             parquet.write_table(pa.Table.from_pylist(rows), folder / source / f"{split}.parquet")

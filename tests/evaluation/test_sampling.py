@@ -70,10 +70,11 @@ def test_a_job_goes_on_where_it_was_stopped(sat, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         maker(sat, TEMPLATE, tmp_path, stop)(ASKED, "job")
-    kept = tmp_path / "job/0000000.npy"
-    marked = np.load(kept)
+    kept = tmp_path / "job/0000000.npz"
+    with np.load(kept) as held:
+        marked = held["pixels"]
     marked[0] = 7  # to see that it is taken and not made anew
-    np.save(kept, marked)
+    np.savez(kept, pixels=marked)
     done = []
     images = maker(sat, TEMPLATE, tmp_path, lambda *told: done.append(told))(ASKED, "job")
     assert done == [(64, 70), (70, 70)]

@@ -83,7 +83,7 @@ def test_steps_are_told_and_can_be_stopped(sat):
         ({"size": (60, 64)}, "width is 60; the model makes multiples of 8 pixels. Give 56 or 64"),
         ({"size": (64, 3)}, "height is 3; .* Give 8 or 16"),
         ({"size": (0, 64)}, "Give 8 or more"),
-        ({"size": (80_000, 80_000)}, "at most 4,194,304 pixels"),
+        ({"size": (80_000, 80_000)}, "at most 67,108,864 pixels"),
         ({"steps": 0}, "steps is 0. Give a whole number from 1"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"n": 0}, "n is 0"),

@@ -12,6 +12,7 @@ from diffusionsat.training.run import run, try_out
 
 DENOISER = "{channels=[16,32],blocks=1,attention=[false,true],head_width=16,embedding=32,text_width=32}"
 AUTOENCODER = "{encoder_channels=[16,16],decoder_channels=[16,16]}"
+CONTROL = "{frame_channels=[16,16],fusion_channels=16,fusion_heads=4}"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def small(name, output, tiny, released):
     """A shipped recipe with drawn images, tiny networks and few images."""
     recipe = read_recipe(name)
     compact = recipe.model.family == "compact"
-    sizes = AUTOENCODER if recipe.run.task == "autoencoder" else DENOISER
+    sizes = {"autoencoder": AUTOENCODER, "controlnet-3d": CONTROL}.get(recipe.run.task, DENOISER)
     if not compact:
         sizes = "{conditioning_embedding_out_channels=[4,8,8,16]}"
     settings = [

@@ -10,10 +10,12 @@ import click
 from diffusionsat.cli import options
 from diffusionsat.cli.progress import Bar
 from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.files import check_writable, writing
 
 _EPILOG = """\b
 Examples:
   diffusionsat features chip.png --sigma 0.1,0.5 -o chip.npz
+  diffusionsat features scene.tif --blocks up.7 -o maps/
   diffusionsat features eurosat_rgb/ --split test --sigma 0.25 -o eurosat.parquet
 """
 
@@ -53,7 +55,7 @@ def read_pixels(path: Path) -> Any:
         with Image.open(path) as image:
             if image.mode not in ("L", "P", "RGB", "RGBA"):
                 raise RasterError(f"{path} has the mode {image.mode}. Give an image of 8 bits a colour.")
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except OSError as error:
         raise RasterError(f"{path} cannot be read as an image: {error}.") from None
 
@@ -98,49 +100,80 @@ def command(
     precision: str,
     **place: Any,
 ) -> int:
-    """Take the features of the denoising network of SRC: an image, or a data set in Parquet.
+    """Take the features of the denoising network of SRC: an image, a raster of any size, or a data set.
 
-    Of an image OUT is a .npz of dense maps, float32 (channels, rows, columns), named block@sigma. Of a data
-    set, a folder or a .parquet, OUT is a .parquet of pooled vectors, one row an image. A block that does not
-    exist is answered with the names of those that do.
+    OUT is a folder for a GeoTIFF of float32 bands for each block and noise level, named BLOCK@SIGMA.tif; or a
+    .npz of the same maps, for an image of 8 bits that is seen at once. Of a data set, a folder or a .parquet,
+    OUT is a .parquet of pooled vectors, one row an image. A block that does not exist is answered with the
+    names of those that do.
     """
-    from diffusionsat.files import check_writable
-
-    a_set = "://" in source or source.endswith(".parquet") or Path(source).is_dir()
-    wanted = ".parquet" if a_set else ".npz"
-    if output.suffix.lower() != wanted:
+    path, suffix = Path(source), output.suffix.lower()
+    a_set = source.endswith(".parquet") or any(path.glob("*.parquet"))
+    a_set = a_set or ("://" in source and suffix == ".parquet")
+    if a_set != (suffix == ".parquet"):
+        wanted = ".parquet" if a_set else ".npz, or a folder"
         raise RasterError(f"{output} has suffix {output.suffix!r}; of {source} it is {wanted}.")
-    check_writable(output, overwrite=overwrite)
+    if suffix in (".parquet", ".npz"):
+        check_writable(output, overwrite=overwrite)
     metadata, levels = known_metadata(**place), numbers(sigma, "sigma")
-    pixels = None if a_set else read_pixels(Path(source))
+    pixels = read_pixels(path) if suffix == ".npz" else None
 
     from diffusionsat.model import DiffusionSat
-    from diffusionsat.tasks import features as task
+    from diffusionsat.tasks.features import FeaturesRequest
 
     sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
     chosen = tuple(blocks.split(",")) if blocks else ()
-    request = task.FeaturesRequest(prompt=prompt, metadata=metadata, sigma=levels, blocks=chosen, seed=seed)
+    request = FeaturesRequest(prompt=prompt, metadata=metadata, sigma=levels, blocks=chosen, seed=seed)
     about = {"model": f"{sat.config.name}@{sat.config.version}", "model_hash": sat.checkpoint, "seed": seed}
     if pixels is not None:
-        import numpy as np
+        about |= _image(sat, pixels, request, output, overwrite)
+        click.echo(json.dumps({"path": str(output), **about}))
+    elif a_set:
+        count = _data_set(sat, source, split, request, output, about, known=known, overwrite=overwrite)
+        click.echo(json.dumps({"path": str(output), **about, "images": count}))
+    else:
+        from diffusionsat.tasks.feature_maps import map_features
 
-        from diffusionsat.files import writing
+        with Bar("windows", None) as bar:
+            paths = map_features(
+                sat, source, output, request, known=known, overwrite=overwrite, on_window=bar.show
+            )
+        for written in paths:
+            click.echo(json.dumps({"path": str(written), **about}))
+    return 0
 
-        found = task.features(sat, pixels, request)
-        with writing(output, overwrite=overwrite) as partial, partial.open("wb") as file:
-            np.savez(file, **found.maps)  # pyright: ignore[reportArgumentType], names are data here
-        shapes = {name: list(values.shape) for name, values in found.maps.items()}
-        click.echo(json.dumps({"path": str(output), **about, "maps": shapes, "strides": found.strides}))
-        return 0
+
+def _image(sat: Any, pixels: Any, request: Any, output: Path, overwrite: bool) -> dict[str, Any]:
+    import numpy as np
+
+    from diffusionsat.tasks.features import features
+
+    found = features(sat, pixels, request)
+    with writing(output, overwrite=overwrite) as partial, partial.open("wb") as file:
+        np.savez(file, **found.maps)  # pyright: ignore[reportArgumentType], names are data here
+    shapes = {name: list(values.shape) for name, values in found.maps.items()}
+    return {"maps": shapes, "strides": found.strides}
+
+
+def _data_set(
+    sat: Any,
+    source: str,
+    split: str,
+    request: Any,
+    output: Path,
+    about: dict[str, Any],
+    *,
+    known: bool,
+    overwrite: bool,
+) -> int:
     from diffusionsat.data.sources import Source
+    from diffusionsat.tasks.features import features_of, write_features
 
     images = Source(source, split=split)
+    said = {name: str(value) for name, value in about.items()}
     with Bar("images", int(images.images.colour.sum())) as bar:
-        rows = task.features_of(sat, images, request, known=known)
-        said = {name: str(value) for name, value in about.items()}
-        count = task.write_features(output, _told(rows, bar), said, overwrite=overwrite)
-    click.echo(json.dumps({"path": str(output), **about, "images": count}))
-    return 0
+        rows = _told(features_of(sat, images, request, known=known), bar)
+        return write_features(output, rows, said, overwrite=overwrite)
 
 
 def _told(rows: Iterator[Any], bar: Bar) -> Iterator[Any]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffusionsat.data import captions, crops
+from diffusionsat.data import captions, conditions, crops
+from diffusionsat.data.conditions import Condition, Conditions
 from diffusionsat.data.parquet import Sample
 from diffusionsat.data.records import Frame, Record
 from diffusionsat.data.sensors import Scaling, stretch
+from diffusionsat.data.series import Series
 from diffusionsat.data.sources import WINDOW, Images, Source
 from diffusionsat.errors import ConfigError, DatasetError
 from diffusionsat.metadata import Metadata
@@ -24,26 +26,7 @@ from diffusionsat.noise_keys import PURPOSES, check_seed
 log = logging.getLogger(__name__)
 
 BLOCK = 4096  # positions in which every source has exactly its share
-_GROUPS, _WINDOW, _SHARES, _SIZE, _EXAMPLE = range(5)  # what a stream of random numbers is for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
-    """An image that an example is conditioned on, on the grid of the example's pixels.
-
-    Args:
-        values: Reflectance, or shares of the display range, 0 to 1, float32 (bands, size, size); unknown 0.
-        valid: Where all bands are known, bool (size, size).
-        bands: Their names.
-        metadata: Of these pixels.
-        role: Its part in the record.
-    """
-
-    values: np.ndarray
-    valid: np.ndarray
-    bands: tuple[str, ...]
-    metadata: Metadata
-    role: str
+_GROUPS, _WINDOW, _SHARES, _SIZE, _EXAMPLE, _AGAIN = range(6)  # what a stream of random numbers is for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """Which frames of a record condition which: the task of a ControlNet.
+    """Which frames of a record condition which: the task of a published ControlNet.
 
     Args:
         most: At most so many conditions; 1 to this many are drawn for each example.
@@ -94,7 +77,8 @@ class Mixture:
         seed: Of order, crops, captions.
         sizes: Share of the batches by the side of their images in pixels.
         drop_pieces: Rate at which each piece of a caption is left out.
-        companions: For conditional tasks; None gives single images, every frame of a sequence being one.
+        companions: What is given for conditional tasks; None gives single images, every frame of a sequence
+            being one.
         held_out: Give the tenth of the places that is kept for validation instead of the rest.
 
     Raises:
@@ -104,13 +88,13 @@ class Mixture:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Source | Series],
         *,
         seed: int,
         sizes: Mapping[int, float],
         weights: Mapping[str, float] | None = None,
         drop_pieces: float = 0.1,
-        companions: Companions | None = None,
+        companions: Companions | Conditions | None = None,
         held_out: bool = False,
     ) -> None:
         self.sources, self.seed, self.companions = tuple(sources), check_seed(seed), companions
@@ -125,8 +109,13 @@ class Mixture:
         shares = np.array([self.sizes[size] for size in sizes])
         return int(_rng(self.seed, _SIZE, batch).choice(sizes, p=shares / shares.sum()))
 
-    def example(self, position: int, size: int) -> Example:
+    def example(self, position: int, size: int, again: int = 0) -> Example:
         """The example that is the ``position``-th image of the run, counted from 0.
+
+        Args:
+            position: From 0.
+            size: Side in pixels.
+            again: Another number draws other `Conditions` for the same pixels.
 
         Raises:
             DatasetError: If it cannot be read.
@@ -139,14 +128,22 @@ class Mixture:
         pixels = frame.rgb()
         height, width = pixels.shape[:2]
         drawn = crops.draw(frame.metadata, height, width, size, rng)
-        key = record.key if len(record.frames) == 1 else f"{record.key}/{number}"
+        pixels = np.ascontiguousarray(drawn.cut(pixels))
+        caption = self._caption(record, frame, rng)
+        frames: tuple[Condition, ...] = ()
+        if isinstance(self.companions, Companions):
+            frames = _companions(self.companions, record, number, drawn, rng)
+        elif self.companions is not None:
+            if again:
+                rng = _rng(self.seed, _AGAIN, position, size, again)
+            frames = conditions.draw(self.companions, record, number, drawn, pixels, rng)
         return Example(
-            key=key,
+            key=record.key if len(record.frames) == 1 else f"{record.key}/{number}",
             source=source.name,
-            pixels=np.ascontiguousarray(drawn.cut(pixels)),
+            pixels=pixels,
             metadata=drawn.metadata(frame.metadata),
-            caption=self._caption(record, frame, rng),
-            frames=self._conditions(record, number, drawn, rng) if self.companions else (),
+            caption=caption,
+            frames=frames,
         )
 
     def validation(self) -> "Mixture":
@@ -184,6 +181,8 @@ class Mixture:
         usable = images.colour & (images.side >= size)
         if self.companions is None:
             return usable
+        if isinstance(self.companions, Conditions):
+            return usable if self.companions.coarse + self.companions.holes else usable & (images.frames > 1)
         if self.companions.targets is not None:
             usable &= np.isin(images.role, list(self.companions.targets))
         given = np.ones(len(images.role), bool)
@@ -206,22 +205,9 @@ class Mixture:
         )
         return captions.caption(known, rng)
 
-    def _conditions(
-        self, record: Record, target: int, drawn: crops.Crop, rng: np.random.Generator
-    ) -> tuple[Condition, ...]:
-        assert self.companions is not None
-        roles = self.companions.conditions
-        others = [
-            i for i, f in enumerate(record.frames) if i != target and (roles is None or f.role in roles)
-        ]
-        count = int(rng.integers(1, min(self.companions.most, len(others)) + 1))
-        chosen = [record.frames[others[i]] for i in sorted(rng.permutation(len(others))[:count])]
-        chosen.sort(key=lambda frame: frame.metadata.date or "")
-        return tuple(_condition(frame, drawn) for frame in chosen)
-
 
 def _check(
-    sources: Sequence[Source], weights: Mapping[str, float] | None, sizes: Mapping[int, float]
+    sources: Sequence[Source | Series], weights: Mapping[str, float] | None, sizes: Mapping[int, float]
 ) -> None:
     names = [source.name for source in sources]
     if not names or len(set(names)) < len(names):
@@ -235,6 +221,17 @@ def _check(
         )
     if not sizes or not all(size >= 1 for size in sizes):
         raise ConfigError(f"sizes are {dict(sizes)}. Give sides in pixels with their shares of the batches.")
+
+
+def _companions(
+    companions: Companions, record: Record, target: int, drawn: crops.Crop, rng: np.random.Generator
+) -> tuple[Condition, ...]:
+    roles = companions.conditions
+    others = [i for i, f in enumerate(record.frames) if i != target and (roles is None or f.role in roles)]
+    count = int(rng.integers(1, min(companions.most, len(others)) + 1))
+    chosen = [record.frames[others[i]] for i in sorted(rng.permutation(len(others))[:count])]
+    chosen.sort(key=lambda frame: frame.metadata.date or "")
+    return tuple(_condition(frame, drawn) for frame in chosen)
 
 
 def _condition(frame: Frame, drawn: crops.Crop) -> Condition:
@@ -267,7 +264,7 @@ class _Stream:
         self.counts = _apportion(shares / shares.sum(), BLOCK)
         self.block = (-1, np.empty(0), np.empty(0))
 
-    def draw(self, position: int) -> tuple[Source, int]:
+    def draw(self, position: int) -> tuple[Source | Series, int]:
         """The source and the entry of its `images`."""
         block, place = divmod(position, BLOCK)
         held = self.block  # one object, since other threads may put another block there meanwhile
@@ -299,7 +296,7 @@ class _Order:
     are large enough for go through one and the same epoch.
     """
 
-    def __init__(self, source: Source, images: np.ndarray, seed: int) -> None:
+    def __init__(self, source: Source | Series, images: np.ndarray, seed: int) -> None:
         self.source, self.seed, self.code = source, seed, zlib.crc32(source.name.encode())
         held = source.images
         new = (np.diff(held.shard[images]) != 0) | (np.diff(held.group[images]) != 0)

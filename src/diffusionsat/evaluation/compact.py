@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusionsat.data.captions import PHRASES, SOURCES
+from diffusionsat.data.captions import PHRASES
 from diffusionsat.data.parquet import Sample
 from diffusionsat.errors import ConfigError
+from diffusionsat.evaluation.cases import central, wording
+from diffusionsat.evaluation.controllability import ERRORS, obedience
 from diffusionsat.evaluation.features import FeatureNetwork, Reader
 from diffusionsat.evaluation.probes import fit_classifier
-from diffusionsat.evaluation.sampling import Make, central, centrals, rows
+from diffusionsat.evaluation.sampling import Make, centrals, rows
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.distributions import Moments, frechet_distance, kernel_distance
 from diffusionsat.metrics.pairs import psnr, ssim
-from diffusionsat.metrics.probes import circular_error, controllability, great_circle_km, r2
+from diffusionsat.metrics.probes import great_circle_km, r2
 from diffusionsat.metrics.uncertainty import spread_skill
 
 Line = dict[str, Any]
@@ -80,9 +82,8 @@ class Plan:
 
 
 def prompt(sample: Sample) -> str:
-    """The words that an image is asked for with: its own sentence, or the first phrase of its label."""
-    phrases = PHRASES.get(sample.label or "") or SOURCES.get(sample.source) or (sample.label or "",)
-    return sample.caption or phrases[0]
+    """The words that an image is asked for with."""
+    return wording(sample.caption, sample.label, sample.source)
 
 
 def autoencoding(autoencode: Autoencode, reader: Reader, plan: Plan) -> list[Line]:
@@ -240,14 +241,11 @@ def season(make: Make, reader: Reader, plan: Plan) -> list[Line]:
         groups = np.array([str(p) for p in places])
         others = [metadata[i] for i in plan.order(len(samples))]
         for field in fields:
-            error = ERRORS[field]
             own, true, shuffled = (
-                error(reader, pixels, asked)
+                ERRORS[field](reader, pixels, asked)
                 for pixels, asked in ((made, metadata), (real, metadata), (made, others))
             )
-            line = {"field": field, "n": len(samples), "error": float(own.mean())}
-            line |= {"error_real": float(true.mean()), "error_shuffled": float(shuffled.mean())}
-            lines.append(line | {"controllability": asdict(controllability(own, true, shuffled, groups))})
+            lines.append({"field": field, **obedience(own, true, shuffled, groups)})
     return lines
 
 
@@ -295,24 +293,6 @@ def distances(
         line[f"frechet_{kind}"] = frechet_distance(Moments.of(seen), Moments.of(reference))
         line[f"kernel_{kind}"] = asdict(kernel_distance(seen, reference, seed=plan.seed))
     return [line]
-
-
-def _month_error(reader: Reader, pixels: np.ndarray, asked: Sequence[Metadata]) -> np.ndarray:
-    months = np.array([m.numbers[5] for m in asked])
-    return circular_error(reader.months(pixels), months - 0.5, period=12)
-
-
-def _place_error(reader: Reader, pixels: np.ndarray, asked: Sequence[Metadata]) -> np.ndarray:
-    read_lon, read_lat = reader.places(pixels)
-    lon, lat = np.array([m.numbers[:2] for m in asked]).T
-    return great_circle_km(read_lon, read_lat, lon, lat)
-
-
-def _gsd_error(reader: Reader, pixels: np.ndarray, asked: Sequence[Metadata]) -> np.ndarray:
-    return np.abs(reader.log_gsds(pixels) - np.log10([m.numbers[2] for m in asked]))
-
-
-ERRORS = {"month": _month_error, "place": _place_error, "gsd": _gsd_error}
 
 
 def _colours_nearby(test: Sequence[Sample], train: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:

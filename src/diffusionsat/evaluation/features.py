@@ -21,6 +21,7 @@ from diffusionsat.checkpoints.shipped import weights_folder
 from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
 from diffusionsat.config import parse
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
+from diffusionsat.evaluation.probes import Probes
 from diffusionsat.models.compact.classifier import SMALLEST, CompactClassifier
 
 BATCH = 64
@@ -105,39 +106,30 @@ class Reader:
     features: FeatureNetwork
     network: CompactClassifier
 
+    @property
+    def probes(self) -> Probes:
+        """What reads from features that were taken already."""
+        return Probes("compact-classifier", self._head, self.network.classes, ("month", "place", "gsd"))
+
     def labels(self, pixels: np.ndarray, label_set: str) -> np.ndarray:
-        """Names of the classes that are read, (N,), from images, uint8 (N, H, W, 3).
-
-        Args:
-            pixels: The images.
-            label_set: ``"eurosat_rgb"`` or ``"uc_merced"``.
-
-        Raises:
-            ConfigError: If the classifier knows no such set of labels.
-            DatasetError: If the images are none.
-        """
-        if label_set not in self.network.classes:
-            known = ", ".join(self.network.classes)
-            raise ConfigError(f"The classifier knows no labels of {label_set!r}. Known are: {known}.")
-        return np.array(self.network.classes[label_set])[self._head(pixels, label_set).argmax(1)]
+        """See `Probes.labels`; of images, uint8 (N, H, W, 3)."""
+        return self.probes.labels(self.features(pixels), label_set)
 
     def months(self, pixels: np.ndarray) -> np.ndarray:
-        """Months that are read, (N,), 0 to 12, where month m goes from m - 1 to m."""
-        sine, cosine = self._head(pixels, "month").T
-        return np.arctan2(sine, cosine) / (2 * np.pi) * 12 % 12
+        """See `Probes.months`."""
+        return self.probes.months(self.features(pixels))
 
     def log_gsds(self, pixels: np.ndarray) -> np.ndarray:
-        """Decimal logarithms of the metres per pixel that are read, (N,)."""
-        return self._head(pixels, "log_gsd")[:, 0]
+        """See `Probes.log_gsds`."""
+        return self.probes.log_gsds(self.features(pixels))
 
     def places(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Longitudes and latitudes that are read, degrees, (N,) each."""
-        x, y, z = self._head(pixels, "place").T
-        return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
+        """See `Probes.places`."""
+        return self.probes.places(self.features(pixels))
 
     @torch.inference_mode()
-    def _head(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        return self.network.heads[name](self.features(pixels)).double().numpy()
+    def _head(self, name: str, features: Tensor) -> np.ndarray:
+        return self.network.heads[name](features).double().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +203,13 @@ NETWORKS: dict[str, Callable[[], FeatureNetwork]] = {
 
 
 def feature_network(name_or_path: str | Path) -> FeatureNetwork:
-    """A feature network by its name, or from a TorchScript file.
+    """A feature network by its name, from a TorchScript file, or of a classifier's folder.
 
     Beside a file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
     wrong normalisation would spoil every figure and show in none. The file is a program: use your own only.
 
     Args:
-        name_or_path: One of `NETWORKS`, or the file's path.
+        name_or_path: One of `NETWORKS`, the file's path, or a folder as `load_classifier` takes it.
 
     Raises:
         CheckpointError: If there is no such network, or a file is damaged or lacks the one beside it.
@@ -226,6 +218,8 @@ def feature_network(name_or_path: str | Path) -> FeatureNetwork:
     if str(name_or_path) in NETWORKS:
         return NETWORKS[str(name_or_path)]()
     file = Path(name_or_path)
+    if file.is_dir():
+        return load_classifier(file).features
     beside = file.with_suffix(".json")
     if not file.is_file():
         raise CheckpointError(

@@ -1,6 +1,8 @@
-"""Linear probes on features: what a single linear layer reads from them."""
+"""Probes on features: what heads, or a single linear layer, read from them."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,6 +10,135 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusionsat.evaluation.cases import Case
+
+LEAST = 40  # rows that know a field, to fit a probe of it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probes:
+    """What reads classes and metadata from features of one network, (N, D).
+
+    Args:
+        network: Name of the network.
+        head: By the name of a set of labels, ``month``, ``log_gsd`` or ``place``: (N, K) of features.
+        classes: Names of the classes of each set of labels.
+        fields: Of month, place and gsd, those that can be read.
+        family: What kind of probe it is; empty is the network's own heads.
+    """
+
+    network: str
+    head: Callable[[str, Tensor], np.ndarray]
+    classes: Mapping[str, Sequence[str]]
+    fields: tuple[str, ...]
+    family: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return f"{self.family} on {self.network}" if self.family else self.network
+
+    def labels(self, features: Tensor, label_set: str) -> np.ndarray:
+        """Names of the classes that are read, (N,).
+
+        Args:
+            features: (N, D).
+            label_set: Name of a data set with labels, such as ``"eurosat_rgb"``.
+
+        Raises:
+            ConfigError: If no such set of labels is known.
+        """
+        if label_set not in self.classes:
+            known = ", ".join(self.classes)
+            raise ConfigError(f"The classifier knows no labels of {label_set!r}. Known are: {known}.")
+        return np.array(self.classes[label_set])[self.head(label_set, features).argmax(1)]
+
+    def months(self, features: Tensor) -> np.ndarray:
+        """Months that are read, (N,), 0 to 12, where month m goes from m - 1 to m."""
+        sine, cosine = self.head("month", features).T
+        return np.arctan2(sine, cosine) / (2 * np.pi) * 12 % 12
+
+    def log_gsds(self, features: Tensor) -> np.ndarray:
+        """Decimal logarithms of the metres per pixel that are read, (N,)."""
+        return self.head("log_gsd", features)[:, 0]
+
+    def places(self, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Longitudes and latitudes that are read, degrees, (N,) each."""
+        x, y, z = self.head("place", features).T
+        return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def fit_probes(network: str, features: Tensor, cases: "Sequence[Case]") -> Probes:
+    """Linear probes of everything that the cases know: ridge regression for numbers, softmax for labels.
+
+    Args:
+        network: Name of the network that the features are of.
+        features: Of real images that are not judged, (N, D).
+        cases: What is known of each, (N,).
+    """
+    classes: dict[str, list[str]] = {}
+    layers: dict[str, tuple[Tensor, Tensor]] = {}
+    mean, scale = _standard(features)
+    for source in dict.fromkeys(case.source for case in cases):
+        rows = [i for i, case in enumerate(cases) if case.source == source and case.label]
+        labels = np.array([cases[i].label for i in rows])
+        if len(rows) >= LEAST and len(set(labels.tolist())) > 1:
+            fitted = fit_classifier(features[rows], labels)
+            weight = fitted.weight / fitted.scale
+            layers[source] = weight, fitted.bias - weight @ fitted.mean
+            classes[source] = fitted.labels.tolist()
+    fields = []
+    for field, (head, numbers) in _TARGETS.items():
+        known = np.array([numbers(*case.metadata.numbers) for case in cases], np.float64)
+        rows = np.flatnonzero(np.isfinite(known).all(1))
+        if len(rows) >= LEAST and np.ptp(known[rows], axis=0).any():
+            x = (features[torch.from_numpy(rows)].double() - mean) / scale
+            weight, bias = _ridge(x, torch.from_numpy(known[rows]))
+            layers[head] = weight / scale, bias - weight / scale @ mean
+            fields.append(field)
+
+    def read(name: str, seen: Tensor) -> np.ndarray:
+        return F.linear(seen.double(), *layers[name]).numpy()
+
+    return Probes(network, read, classes, tuple(fields), "linear")
+
+
+def _month(*numbers: float) -> list[float]:
+    angle = 2 * np.pi * (numbers[5] - 0.5) / 12
+    return [np.sin(angle), np.cos(angle)]
+
+
+def _gsd(*numbers: float) -> list[float]:
+    return [np.log10(numbers[2])]
+
+
+def _place(*numbers: float) -> list[float]:
+    lon, lat = np.radians(numbers[:2])
+    return [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]
+
+
+# Field -> name of its head, and what the head gives, of the seven numbers of metadata.
+_TARGETS: dict[str, tuple[str, Callable[..., list[float]]]] = {
+    "month": ("month", _month),
+    "place": ("place", _place),
+    "gsd": ("log_gsd", _gsd),
+}
+
+
+def _standard(features: Tensor) -> tuple[Tensor, Tensor]:
+    mean = features.double().mean(0)
+    return mean, features.double().std(0, correction=0).clamp_min(1e-6)
+
+
+def _ridge(x: Tensor, y: Tensor, decay: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Weight (K, D) and bias (K,) that minimise the mean squared error + decay * |weight|²."""
+    bias, centre = y.mean(0), x.mean(0)
+    x, y = x - centre, y - bias
+    inner = x.T @ x / len(x) + decay * torch.eye(x.shape[1], dtype=x.dtype)
+    weight = torch.linalg.solve(inner, x.T @ y / len(x)).T
+    return weight, bias - weight @ centre
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,17 +1,15 @@
 """Real images cut to what a model makes, and generated images for a list of requests, resumable."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from diffusionsat.data.parquet import Sample, read_samples
 from diffusionsat.errors import DatasetError
-from diffusionsat.files import write_bytes, writing
+from diffusionsat.evaluation.cases import central, reduction
+from diffusionsat.evaluation.units import Arrays, complete
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size, make_batch
@@ -19,7 +17,6 @@ from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size, m
 Asked = Sequence[tuple[str, Metadata]]  # prompt and metadata of each image
 Make = Callable[[Asked, str], np.ndarray]  # and the name of the job, to uint8 (N, H, W, 3)
 
-FACTORS = (4, 2, 1)
 MOST_CLOUD = 60  # percent; above it an image shows no land
 
 
@@ -48,23 +45,6 @@ def rows(
     return [clear[i] for i in sorted(chosen)]
 
 
-def central(pixels: np.ndarray, size: int, factor: int) -> np.ndarray:
-    """The central square of an image, ``factor`` pixels averaged to one along each side.
-
-    Args:
-        pixels: uint8 (H, W, 3), both sides at least ``factor * size``.
-        size: Side of the result in pixels.
-        factor: 1, 2 or 4.
-
-    Returns:
-        uint8 (size, size, 3).
-    """
-    side = factor * size
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    square = pixels[top : top + side, left : left + side]
-    return square if factor == 1 else np.asarray(Image.fromarray(square).reduce(factor))
-
-
 def centrals(samples: Sequence[Sample], size: int) -> tuple[np.ndarray, list[Metadata]]:
     """Central squares of many images at a size, each reduced by the largest of 4, 2 and 1 that fits.
 
@@ -87,7 +67,7 @@ def centrals(samples: Sequence[Sample], size: int) -> tuple[np.ndarray, list[Met
                 f"{sample.source}/{sample.key} is {least} pixels small; {size} are asked for. "
                 "Take a smaller size."
             )
-        factor = next(f for f in FACTORS if f * size <= least)
+        factor = reduction(least, size)
         squares.append(central(pixels, size, factor))
         gsd = sample.metadata.gsd
         metadata.append(sample.metadata.replace(gsd=None if gsd is None else gsd * factor))
@@ -118,39 +98,34 @@ def maker(
 
     def make(asked: Asked, name: str) -> np.ndarray:
         requests = [replace(template, prompt=words, metadata=known).resolved(sat) for words, known in asked]
-        inside = folder and folder / name
-        if inside:
-            _claim(inside, sat, requests)
         count = batch_size(requests[0])
-        parts = []
-        for start in range(0, len(requests), count):
-            file = inside and inside / f"{start:07d}.npy"
-            if not file or not file.exists():
-                images = [(r, start + i) for i, r in enumerate(requests[start : start + count])]
-                filled = images + images[-1:] * (count - len(images))
-                part = np.stack([scene.pixels for scene in make_batch(sat, filled)])[: len(images)]
-                if file:
-                    with writing(file) as partial:
-                        np.save(partial, part)
-            else:
-                part = np.load(file)
-            parts.append(part)
+        units = range(-(-len(requests) // count))
+
+        def compute(unit: int) -> Arrays:
+            start = unit * count
+            return {"pixels": make_part(sat, requests[start : start + count], start)}
+
+        def told(_: str, done: int, __: int) -> None:
             if on_batch:
-                on_batch(start + len(part), len(requests))
+                on_batch(min(done * count, len(requests)), len(requests))
+
+        if folder is None:
+            parts = []
+            for unit in units:
+                parts.append(compute(unit)["pixels"])
+                told(name, len(parts), len(units))
+        else:
+            identity = [sat.checkpoint, sat.precision, sat.device.type, [asdict(r) for r in requests]]
+            kept = complete(folder / name, identity, len(units), compute, threads=None, on_unit=told)
+            parts = [kept.part(unit, "pixels") for unit in units]
         return np.concatenate(parts)
 
     return make
 
 
-def _claim(folder: Path, sat: DiffusionSat, requests: Sequence[Resolved]) -> None:
-    """Mark a folder as that of these images, or refuse it if it is that of others."""
-    decides = [sat.checkpoint, sat.precision, sat.device.type, [asdict(r) for r in requests]]
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / "requests.sha256"
-    if not mark.exists():
-        write_bytes(mark, digest.encode())
-    elif mark.read_text() != digest:
-        raise DatasetError(
-            f"{folder} holds images of another model or of other requests. Give another folder, or remove it."
-        )
+def make_part(sat: DiffusionSat, requests: Sequence[Resolved], start: int) -> np.ndarray:
+    """Images of requests whose first has an index, uint8 (N, H, W, 3), in a batch that is always full."""
+    count = batch_size(requests[0])
+    images = [(request, start + i) for i, request in enumerate(requests)]
+    filled = images + images[-1:] * (count - len(images))
+    return np.stack([scene.pixels for scene in make_batch(sat, filled)])[: len(images)]

@@ -92,7 +92,7 @@ class _Look:
         self.sat, self.request, self.known = sat, request, known
         self.radiometry = radiometry(self.frame)
         self.extractor = Extractor(sat, request)
-        side = grain(sat)
+        side = 2 * grain(sat)
         example = self.extractor(np.zeros((1, side, side, 3), np.uint8), [""], [Metadata()], [0])
         self.channels = {name: values.shape[1] for name, values in example.items()}
         self.strides = dict(self.extractor.strides)

@@ -15,12 +15,15 @@ from diffusionsat.geo.grids import Grid
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.noise_keys import normal
+from diffusionsat.tasks.job import Job
 from diffusionsat.tasks.sampling import SamplingRequest, Settings, check_count, provenance
 from diffusionsat.tasks.scene import Scene
 
 log = logging.getLogger(__name__)
 
-MOST_PIXELS = 2048 * 2048  # beyond this, attention over the whole image takes hours
+MOST_PIXELS = 8192 * 8192
+_WHOLE_PIXELS = 512 * 512  # larger images are made in windows: networks are used to smaller ones
+_STRIP = 256  # rows that are decoded at once
 _BATCH_PIXELS = 4 * 256 * 256  # what one batch holds, whatever the number of images
 
 
@@ -116,6 +119,8 @@ def make_batch(
     """
     first = images[0][0]
     width, height = first.size
+    if width * height > _WHOLE_PIXELS:
+        return [_in_windows(sat, request, index, on_step) for request, index in images]
     grids = [grid_of(request) for request, _ in images]
     rows, columns = height // sat.factor, width // sat.factor
     noise = np.stack(
@@ -143,6 +148,20 @@ def make_batch(
         Scene(pixels=p, grid=g, metadata=r.metadata, provenance=made(sat, r, i))
         for p, g, (r, i) in zip(pixels, grids, images, strict=True)
     ]
+
+
+def _in_windows(sat: DiffusionSat, request: Resolved, index: int, on_step: OnStep | None) -> Scene:
+    """One image, however large, of windows that are fused at every step."""
+    grid = grid_of(request)
+    job = Job(sat, request, request.metadata, request.size, grid=grid, index=index)
+    latents, renderer = job.solve(on_step), job.renderer
+    width, height = request.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _STRIP):
+        rows = range(top, min(top + _STRIP, height))
+        shown = renderer.decode(latents, rows, range(width))
+        pixels[rows.start : rows.stop] = np.rint(255 * np.moveaxis(shown, 0, 2))
+    return Scene(pixels=pixels, grid=grid, metadata=request.metadata, provenance=made(sat, request, index))
 
 
 def grid_of(request: Resolved) -> Grid | None:

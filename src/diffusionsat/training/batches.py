@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusionsat.data.dropout import draw_whole, drop
 from diffusionsat.data.reading import Example
 from diffusionsat.errors import ConfigError, DatasetError
+from diffusionsat.models.networks import BANDS, Frames
 from diffusionsat.training.recipe import Data
 
 _AHEAD = 2  # batches that are read before they are wanted
@@ -31,8 +32,8 @@ class Batch:
         level: A number in (0, 1) for each image, which decides its noise level, (B,).
         numbers: Metadata as `models.encodings.numbers`, some of it dropped, (B, 7).
         text: What the networks know of the captions, a row each.
-        frames: Condition frames in [0, 1], (B, T, C, h, w); empty without.
-        frame_numbers: Their metadata, (B, T, 7).
+        frames: Empty without condition frames. Of the published family these, (B, T, C, h, w) in [0, 1], and
+            their numbers (B, T, 7); of the compact one the parts of `models.networks.Frames`.
     """
 
     images: Tensor
@@ -69,8 +70,8 @@ class Examples(Protocol):
         """Side in pixels of the batch-th batch."""
         ...
 
-    def example(self, position: int, size: int) -> Example:
-        """The position-th image of the run."""
+    def example(self, position: int, size: int, again: int = 0) -> Example:
+        """The position-th image of the run; another ``again`` may draw other conditions for it."""
         ...
 
 
@@ -85,7 +86,7 @@ class Read:
         numbers: (B, 7), NaN where unknown or dropped.
         rngs: One generator an image, after the numbers above were drawn.
         level: As in `Batch`.
-        frames: As in `Batch`, with their numbers.
+        frames: As in `Batch`.
     """
 
     images: Tensor
@@ -184,7 +185,9 @@ def collate(examples: list[Example], rngs: list[np.random.Generator], data: Data
         known.append(several)
     rows = torch.from_numpy(np.stack([k[0] for k in known])).float()
     frames: tuple[Tensor, ...] = ()
-    if conditions:
+    if conditions and data.frames is not None:
+        frames = steering(examples, [k[1:] for k in known])
+    elif conditions:
         pairs = [_frames(e, k[1:], data) for e, k in zip(examples, known, strict=True)]
         frames = torch.stack([f for f, _ in pairs]), torch.stack([n for _, n in pairs])
     return Read(
@@ -196,6 +199,25 @@ def collate(examples: list[Example], rngs: list[np.random.Generator], data: Data
         level=torch.tensor(level, dtype=torch.float64).float(),
         frames=frames,
     )
+
+
+def steering(examples: list[Example], known: list[np.ndarray]) -> Frames:
+    """Conditions of some examples with their numbers (T, 7), filled up with absent frames; at least one."""
+    count = max(1, *(len(example.frames) for example in examples))
+    side = max((frame.values.shape[1] for example in examples for frame in example.frames), default=1)
+    shape = (len(examples), count)
+    values = torch.zeros(*shape, len(BANDS), side, side)
+    bands = torch.zeros(*shape, len(BANDS), dtype=torch.bool)
+    valid = torch.zeros(*shape, side, side, dtype=torch.bool)
+    numbers = torch.full((*shape, 7), torch.nan)
+    for i, (example, rows) in enumerate(zip(examples, known, strict=True)):
+        numbers[i, : len(rows)] = torch.from_numpy(rows).float()
+        for t, frame in enumerate(example.frames):
+            places = [BANDS.index(band) for band in frame.bands]
+            values[i, t, places] = torch.from_numpy(frame.values)
+            bands[i, t, places] = True
+            valid[i, t] = torch.from_numpy(frame.valid)
+    return Frames(values, bands, valid, numbers)
 
 
 def _frames(example: Example, known: np.ndarray, data: Data) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class _Rows:
 class Cached:
     """The first ``data.cache`` examples of each size as latents; see `batches.Examples`.
 
-    They come in another order each time that all have been seen.
+    They come in another order each time that all have been seen, and a ControlNet is given other frames then.
 
     Args:
         recipe: Of the run.
@@ -56,8 +56,12 @@ class Cached:
     def __init__(
         self, recipe: Recipe, family: Family, examples: Examples, folder: Path, processes: Alone
     ) -> None:
-        if recipe.run.task != "text-to-image":
-            raise ConfigError(f"data.cache is for text-to-image; run.task is {recipe.run.task}. Give 0.")
+        self.steered = recipe.data.frames is not None
+        if recipe.run.task != "text-to-image" and not self.steered:
+            raise ConfigError(
+                f"data.cache is for text-to-image and compact ControlNets; run.task is {recipe.run.task}. "
+                "Give 0."
+            )
         self.recipe, self.examples, self.count = recipe, examples, recipe.data.cache
         self.family, self.processes = family, processes
         self.folder = Path(recipe.data.cache_folder or folder / "cache")
@@ -69,7 +73,7 @@ class Cached:
         """See `Examples.size`."""
         return self.examples.size(batch)
 
-    def example(self, position: int, size: int) -> Example:
+    def example(self, position: int, size: int, again: int = 0) -> Example:
         """The position-th example; its pixels are latents."""
         epoch, index = divmod(position, self.count)
         if epoch not in self.orders:
@@ -83,6 +87,7 @@ class Cached:
             pixels=rows.latents[row].float().numpy(),
             metadata=rows.metadata[row],
             caption=rows.captions[row],
+            frames=self.examples.example(row, size, epoch + again).frames if self.steered else (),
         )
 
     def _check_index(self) -> None:
@@ -90,6 +95,7 @@ class Cached:
         one = self.family.encode(torch.zeros(1, 3, 64, 64), [generator(0, 0)]).flatten()
         made_of = {
             "data": {k: asdict(self.recipe.data)[k] for k in ("procedural", "sources", "cache")},
+            **({"frames": asdict(frames)} if (frames := self.recipe.data.frames) else {}),
             "seed": self.recipe.run.seed,
             "autoencoder": hashlib.sha256(one.double().mul(1e3).round().numpy().tobytes()).hexdigest(),
         }

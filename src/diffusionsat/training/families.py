@@ -67,6 +67,10 @@ def make_family(recipe: Recipe) -> Any:
         from diffusionsat.training.published import Published
 
         return Published(recipe)
+    if recipe.run.task == "controlnet-3d":
+        from diffusionsat.training.control import CompactSteered
+
+        return CompactSteered(recipe)
     from diffusionsat.training.compact import Compact
 
     return Compact(recipe)

@@ -50,8 +50,8 @@ class Procedural:
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, 1 << 63 | batch], np.uint64)))
         return int(rng.choice(self.sizes, p=self.shares))
 
-    def example(self, position: int, size: int) -> Example:
-        """The position-th image."""
+    def example(self, position: int, size: int, again: int = 0) -> Example:
+        """The position-th image; its conditions are always the same."""
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, position], np.uint64)))
         kind = KINDS[rng.integers(len(KINDS))]
         metadata = Metadata(

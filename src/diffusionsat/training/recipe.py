@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from diffusionsat.config import read
+from diffusionsat.data.conditions import Conditions
 from diffusionsat.data.dropout import Rates
 from diffusionsat.errors import ConfigError
 
@@ -83,13 +84,15 @@ class Data:
         cache_folder: Where these latents lie; empty is ``cache`` in the run's folder.
         workers: Threads that read and crop images.
         held_out: Images of held-out places for the validation loss.
-        targets: Of a ControlNet: roles of the frames that are predicted; empty is all that have colours.
-        conditions: Of a ControlNet: roles of the frames that are given; empty is all.
-        condition_bands: Of a ControlNet: bands of a frame that is given.
-        condition_ranges: Of a ControlNet: for each band the two values that become 0 and 1; empty leaves
-            reflectance, and shares of the display range, as they are.
-        condition_frames: Of a ControlNet: frames that are given; where there are fewer they are repeated.
-        condition_scale: Of a ControlNet: how many times smaller than the image such a frame is.
+        frames: Of a compact ControlNet: what is given.
+        targets: Of a published ControlNet, and so the next five: roles of the frames that are predicted;
+            empty is all that have colours.
+        conditions: Roles of the frames that are given; empty is all.
+        condition_bands: Bands of a frame that is given.
+        condition_ranges: For each band the two values that become 0 and 1; empty leaves reflectance, and
+            shares of the display range, as they are.
+        condition_frames: Frames that are given; where there are fewer they are repeated.
+        condition_scale: How many times smaller than the image such a frame is.
         no_piece: Chance of each piece of a caption to be left out.
         no_number: Chance of each of the seven numbers alone to be unknown, besides ``dropping``.
         dropping: How often conditions are unknown.
@@ -103,6 +106,7 @@ class Data:
     cache_folder: str = ""
     workers: Count = 2
     held_out: Whole = 256
+    frames: Conditions | None = None
     targets: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     condition_bands: tuple[str, ...] = ("red", "green", "blue")
@@ -120,14 +124,17 @@ class Model:
 
     Args:
         family: compact, or published (extra ``[published]``).
-        start: Checkpoint to start from, a folder or a name; empty starts from random weights.
-        parts: Checkpoint of the frozen parts (autoencoder, text encoder) where there is no ``start``.
+        start: Checkpoint to start from, a folder or a name; empty starts from random weights. Of a compact
+            ControlNet one that has it already; empty starts from the weights of the denoiser of ``parts``.
+        parts: Checkpoint of the frozen parts (autoencoder, text encoder) where there is no ``start``; of a
+            compact ControlNet the one that it is to be added to.
         autoencoder: Checkpoint or autoencoder's run whose autoencoder is taken instead; compact family.
-        sizes: Arguments of the trained network where it starts from random weights.
+        sizes: Arguments of the trained network where it has no ``start``; of a compact ControlNet those that
+            are to differ from the denoiser's.
         lora_rank: Rank of adapters that are trained instead of the whole network; 0 trains the network.
         checkpointing: Recompute activations on the way back instead of keeping them; published family.
         temporal_attention: Of a 3D ControlNet: whether frames attend to each other.
-        name: Of the checkpoint that is written.
+        name: Of the checkpoint that is written, or of the ControlNet in it.
         licence: Of the checkpoint that is written.
         storage: Precision of the weights that are written; int8 for the compact family alone.
     """
@@ -267,6 +274,16 @@ class Recipe:
             ),
             "run.sharding fsdp takes no fp16; give run.precision bf16 or fp32": (
                 self.run.sharding == "fsdp" and self.run.precision == "fp16"
+            ),
+            "run.task controlnet is for the published family; give controlnet-3d": (
+                self.model.family == "compact" and self.run.task == "controlnet"
+            ),
+            "data.frames is what a compact ControlNet is given; it goes with controlnet-3d of that family": (
+                (self.data.frames is not None)
+                != ((self.model.family, self.run.task) == ("compact", "controlnet-3d"))
+            ),
+            "model.autoencoder of a ControlNet is its checkpoint's; leave it empty": (
+                self.data.frames is not None and bool(self.model.autoencoder)
             ),
             "model.checkpointing is for the published family": (
                 self.model.family == "compact" and self.model.checkpointing

@@ -17,6 +17,7 @@ from torch import nn
 from diffusionsat.checkpoints.tensors import read_tensors
 from diffusionsat.config import to_toml
 from diffusionsat.data.reading import Companions, Mixture
+from diffusionsat.data.series import Series
 from diffusionsat.data.sources import Source
 from diffusionsat.errors import CheckpointError
 from diffusionsat.files import write_bytes
@@ -141,11 +142,13 @@ def make_examples(recipe: Recipe) -> tuple[Examples, Examples | None]:
             for other in (0, 1)
         ]
         return drawn[0], drawn[1]
-    companions = Companions(
+    companions = data.frames or Companions(
         most=data.condition_frames, targets=data.targets or None, conditions=data.conditions or None
     )
+    sources = [Source(source.path, name=source.name) for source in data.sources]
+    series = data.frames.series if data.frames else ()
     mixture = Mixture(
-        [Source(source.path, name=source.name) for source in data.sources],
+        [Series(source) if source.name in series else source for source in sources],
         weights={source.name: source.weight for source in data.sources},
         seed=recipe.run.seed,
         sizes=data.sizes,

@@ -1,18 +1,15 @@
 """What a GeoTIFF tells before its pixels are read: place, resolution, date, bands."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pyproj import CRS
-
-from diffusionsat.data import sensors
 from diffusionsat.data.sensors import Scaling
-from diffusionsat.errors import DatasetError
-from diffusionsat.geo.grids import Grid, ground_distance_m
+from diffusionsat.errors import DatasetError, RasterError
+from diffusionsat.geo.datasets import band_names, place_of
+from diffusionsat.geo.grids import Grid
 from diffusionsat.geo.images import quiet_gdal
+from diffusionsat.geo.rasters import ground
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,44 +48,28 @@ def read_raster(path: Path) -> Raster:
 
     try:
         with quiet_gdal(), rasterio.open(path) as file:
-            place = _place(file) if file.crs is not None and not file.transform.is_identity else {}
+            crs, transform = place_of(file)
+            place = None
+            if crs is not None and not transform.is_identity:
+                place = ground(Grid(crs, transform, file.width, file.height))
+            lon, lat, gsd = place or (None, None, None)
             scaled = (file.scales[0], file.offsets[0]) != (1.0, 0.0)
             return Raster(
-                **place,
+                lon=lon,
+                lat=lat,
+                gsd=gsd,
                 acquired=_day((file.tags() | file.tags(ns="IMAGERY")).get("ACQUISITIONDATETIME", "")),
                 stamped=_day(file.tags().get("TIFFTAG_DATETIME", "")),
-                bands=_bands(file),
+                bands=band_names(file),
                 dtype=file.dtypes[0],
                 scaling=Scaling(
                     gain=file.scales[0] if scaled else None, offset=file.offsets[0], nodata=file.nodata
                 ),
             )
-    except RasterioError as error:
+    except (RasterioError, RasterError) as error:
         raise DatasetError(f"{path.name} cannot be read as a GeoTIFF: {error}.") from None
-
-
-def _place(file: Any) -> dict[str, float]:
-    grid = Grid(CRS.from_wkt(file.crs.to_wkt()), file.transform, file.width, file.height)
-    x, y = file.width / 2, file.height / 2
-    lon, lat = grid.centre
-    if not (math.isfinite(lon) and math.isfinite(lat)):
-        return {}
-    across = ground_distance_m(grid.lon_lat(x - 0.5, y), grid.lon_lat(x + 0.5, y))
-    down = ground_distance_m(grid.lon_lat(x, y - 0.5), grid.lon_lat(x, y + 0.5))
-    return {"lon": lon, "lat": lat, "gsd": math.sqrt(across * down)}
 
 
 def _day(tag: str) -> str | None:
     match = re.match(r"(\d{4})[-:](\d\d)[-:](\d\d)", tag)
     return "-".join(match.groups()) if match else None
-
-
-def _bands(file: Any) -> tuple[str, ...]:
-    if all(file.descriptions):
-        return tuple(file.descriptions)
-    colours = tuple(colour.name for colour in file.colorinterp)
-    if colours[:3] == sensors.RGB:
-        return colours
-    if file.count == 3 and file.dtypes[0] == "uint8":
-        return sensors.RGB
-    return tuple(f"band{i}" for i in range(1, file.count + 1))

@@ -1,0 +1,67 @@
+"""Does the model copy what it learned from, and does the split leak: the nearest training images.
+
+Copies are looked for among the central squares of the training images, by thumbnails, in which near copies
+meet, and by exact pixels. A copy of another crop of a training image is not found so.
+"""
+
+import numpy as np
+import torch
+
+from diffusionsat.errors import ConfigError
+from diffusionsat.evaluation import figures
+from diffusionsat.evaluation.evidence import THUMBNAILS, Evidence, Seen
+from diffusionsat.evaluation.section import Line, Section
+from diffusionsat.metrics.memorisation import distance_ratio, share_below
+from diffusionsat.metrics.neighbours import nearest
+
+NEAR = 0.25  # of thumbnails: a correlation of 0.97
+SHOWN = 8
+
+
+def measure(evidence: Evidence) -> Section:
+    """Distances to the nearest training image, of generated images and of real ones that were not seen."""
+    if evidence.train is None:
+        note = "The data have no train split: nothing is said of memorisation."
+        return Section({}, notes=[note])
+    train = evidence.train.features(THUMBNAILS)
+    trained = set(evidence.train.digests)
+    found = {
+        name: nearest(seen.features(THUMBNAILS), train)
+        for name, seen in (("generated", evidence.made), ("real", evidence.real))
+    }
+    made, real = (found[name][0][:, 0] for name in ("generated", "real"))
+    lines: list[Line] = []
+    for name, seen in (("generated", evidence.made), ("real", evidence.real)):
+        distances = found[name][0][:, 0]
+        line: Line = {"set": name, "n": len(distances), "n_train": len(train)}
+        line["median_distance"] = float(distances.median())
+        line["exact_copies"] = sum(digest in trained for digest in seen.digests)
+        line["near_copies"] = int((distances <= NEAR).sum())
+        if name == "generated":
+            line |= _against(made, real)
+        lines.append(line)
+    files = {"nearest.png": _sheet(evidence.made, evidence.train, made, found["generated"][1][:, 0])}
+    notes = (
+        []
+        if not lines[1]["exact_copies"]
+        else ["Test images are exact copies of training images: the split leaks."]
+    )
+    return Section({"memorisation": lines}, {"train_distance": made.numpy()}, files, notes)
+
+
+def _against(made: torch.Tensor, real: torch.Tensor) -> Line:
+    try:
+        return {
+            "distance_ratio": distance_ratio(made, real),
+            "share_below": share_below(made, real, quantile=0.05),
+        }
+    except ConfigError as error:
+        return {"refused": str(error)}
+
+
+def _sheet(made: Seen, train: Seen, distances: torch.Tensor, rows: torch.Tensor) -> bytes:
+    order = np.argsort(distances.numpy(), kind="stable")[:SHOWN].tolist()
+    pairs = zip(made.images(order), train.images(rows[order].tolist()), strict=True)
+    images = [image for pair in pairs for image in pair]
+    captions = [text for i in order for text in (f"made, {float(distances[i]):.3f}", "its nearest")]
+    return figures.sheet(images, captions, 4, "generated images beside the training image nearest to each")

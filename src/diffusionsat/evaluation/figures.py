@@ -1,0 +1,127 @@
+"""Pictures of a report, as bytes of PNG files."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffusionsat.errors import MissingExtraError
+from diffusionsat.metrics.distributions import Extrapolation
+from diffusionsat.tasks.sheet import contact_sheet
+
+INK, FLOOR = "#1f77b4", "#7f7f7f"
+
+
+def check() -> None:
+    """Refuse to work without matplotlib.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("The figures of a report", "eval") from error
+
+
+def sheet(images: Sequence[np.ndarray], captions: Sequence[str], columns: int, title: str) -> bytes:
+    """Images side by side, small ones enlarged, each with a line under it."""
+    times = max(1, 128 // images[0].shape[1])
+    larger = [image.repeat(times, 0).repeat(times, 1) for image in images]
+    return _png_of(contact_sheet(larger, captions, columns=columns, title=title))
+
+
+def extrapolation(network: str, curves: Mapping[str, Extrapolation | None]) -> bytes:
+    """Fréchet distances at rising numbers of images over 1 / N, with the lines to infinitely many."""
+    figure, axes = _axes(f"Fréchet distance on {network}")
+    for (name, curve), colour in zip(curves.items(), (INK, FLOOR), strict=False):
+        if curve is None:
+            continue
+        x = 1 / np.asarray(curve.sizes)
+        axes.plot(x, curve.distances, "o", color=colour, label=name)
+        slope = np.polynomial.Polynomial.fit(x, curve.distances, 1)
+        axes.plot([0, x.max()], [curve.value, slope(x.max())], color=colour, linewidth=1)
+    axes.set_xlabel("1 / number of images")
+    axes.set_ylabel("squared units of the features")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    if any(curves.values()):
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
+def classes(shares: Mapping[str, Mapping[str, float]]) -> bytes:
+    """Share of images that are read as asked, a row a class, a panel a probe."""
+    figure, panels = _axes("read as asked", columns=len(shares), tall=max(len(s) for s in shares.values()))
+    for axes, (name, of_class) in zip(np.atleast_1d(panels), shares.items(), strict=True):
+        labels = list(of_class)[::-1]
+        axes.barh(labels, [of_class[label] for label in labels], color=INK)
+        axes.set_xlim(0, 1)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+    return _png(figure)
+
+
+def intervals(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], best: float) -> bytes:
+    """Figures with their intervals, a row each, and a line at what is best."""
+    figure, axes = _axes(title, tall=len(rows))
+    for y, (_, found) in enumerate(reversed(rows)):
+        axes.plot([found["low"], found["high"]], [y, y], color=INK)
+        axes.plot(found["value"], y, "o", color=INK)
+    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], fontsize=7)
+    axes.axvline(best, color=FLOOR, linewidth=1)
+    axes.axvline(0, color=FLOOR, linewidth=0.5)
+    return _png(figure)
+
+
+def world(
+    features: Sequence[Mapping[str, Any]], places: Sequence[tuple[float, float]], network: str
+) -> bytes:
+    """Cells of GeoJSON on a map of equal area, coloured by their realism; the places as points."""
+    from matplotlib import cm, colors
+
+    figure, axes = _axes(f"excess distance to real images on {network} (0: as real as real)", wide=True)
+    values = [feature["properties"]["realism"] for feature in features]
+    most = max(map(abs, values)) or 1.0
+    scale = colors.TwoSlopeNorm(0, -most, most)
+    painted = cm.ScalarMappable(scale, "RdBu_r")
+    for feature, value in zip(features, values, strict=True):
+        ring = np.array(feature["geometry"]["coordinates"][0])
+        x, y = ring[:, 0], np.sin(np.radians(ring[:, 1]))
+        axes.fill(x, y, color=painted.to_rgba(value), edgecolor="white")
+        said = f"{value:+.2f}\nn {feature['properties']['images']}"
+        axes.text(x[:4].mean(), y[:4].mean(), said, ha="center", va="center", fontsize=7)
+    lon, lat = np.array(places).T
+    axes.plot(lon, np.sin(np.radians(lat)), ".", color="black", markersize=1)
+    degrees = [-60, -30, 0, 30, 60]
+    axes.set_yticks(np.sin(np.radians(degrees)), [f"{d}°" for d in degrees])
+    axes.set_xticks(range(-180, 181, 60), [f"{d}°" for d in range(-180, 181, 60)])
+    axes.set_xlim(-180, 180)
+    axes.set_ylim(-1, 1)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+    figure.colorbar(painted, ax=axes, shrink=0.7)
+    return _png(figure)
+
+
+def _axes(title: str, *, columns: int = 1, tall: int = 0, wide: bool = False) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    height = max(4.0, 1.2 + 0.22 * tall)
+    figure = Figure(figsize=(9 if wide else max(6, 4.5 * columns), height), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    return figure, figure.subplots(1, columns)
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})  # the same bytes each time
+    return out.getvalue()
+
+
+def _png_of(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()

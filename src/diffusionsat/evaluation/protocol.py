@@ -1,0 +1,104 @@
+"""The protocol of a report: what must be equal for two reports' figures to be compared."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from diffusionsat.evaluation.cases import CROP, Cases
+from diffusionsat.evaluation.features import FeatureNetwork
+from diffusionsat.evaluation.units import digest
+from diffusionsat.tasks.sampling import Settings
+
+METRICS_VERSION = 1  # to be raised when the same images would get other figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """What is to be measured.
+
+    Args:
+        task: One of `diffusionsat.evaluation.run.TASKS`.
+        data: Folders of data sets, prepared shards or Parquet files; or one of several such folders.
+        model: Name or folder of the model; None if ``images`` are given.
+        images: Folder of images from elsewhere.
+        split: Whose rows are asked for and compared with.
+        n: How many images; None is half of the split's, at most 10,000.
+        size: Side of the images in pixels; None is the model's default.
+        seed: Of the choice of rows, of the noise and of random subsets.
+        steps: As in `SamplingRequest`, and so the next two.
+        solver: None is the model's.
+        guidance: None is the model's.
+        metadata_guidance: Strength of the metadata; None is that of the prompt.
+        negative: As in `SamplingRequest`.
+        strict: As in `SamplingRequest`.
+        features: Names of feature networks, or paths; none are those that are installed.
+        classifier: Folder of a classifier that reads classes and metadata; None is the shipped one, if any.
+        clip: Folder of a CLIP-like model of transformers, for text alignment.
+        device: Of the model.
+        precision: Of the model.
+    """
+
+    task: str
+    data: tuple[str, ...]
+    model: str | None = None
+    images: Path | None = None
+    split: str = "test"
+    n: int | None = None
+    size: int | None = None
+    seed: int = 0
+    steps: int | None = None
+    solver: str | None = None
+    guidance: float | None = None
+    metadata_guidance: float | None = None
+    negative: str = ""
+    strict: bool = False
+    features: tuple[str, ...] = ()
+    classifier: Path | None = None
+    clip: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def protocol(
+    request: EvaluateRequest,
+    asked: Cases,
+    others: Cases,
+    networks: Sequence[FeatureNetwork],
+    settings: Settings | None,
+    trained: Cases | None,
+) -> dict[str, Any]:
+    """The protocol as JSON can hold it, with its own ``hash``.
+
+    Args:
+        request: What is measured.
+        asked: Cases that are asked for.
+        others: Cases that are compared with.
+        networks: Feature networks.
+        settings: How was sampled; None for images from elsewhere.
+        trained: Training cases that are looked for copies.
+    """
+    sampled = None
+    if settings is not None:
+        guidance = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings.guidance).items()}
+        sampled = {"solver": settings.solver, "steps": settings.steps, "guidance": guidance}
+        sampled["negative"] = settings.negative
+    said = {
+        "task": request.task,
+        "split": request.split,
+        "sources": sorted({source.name for source in asked.sources}),
+        "data_hash": digest([asked.digest, others.digest, trained and trained.digest]),
+        "n": len(asked),
+        "size": asked.size,
+        "crop": CROP,
+        "resize": "feature networks: bilinear with antialias, float",
+        "seed": request.seed,
+        "features": {network.name: network.digest for network in networks},
+        "features_size": {network.name: network.input.size for network in networks},
+        "sampling": sampled,
+        "clip": None if request.clip is None else request.clip.name,
+        "metrics_version": METRICS_VERSION,
+        "software": f"diffusionsat {version('diffusionsat')}",
+    }
+    return said | {"hash": digest(said)}

@@ -1,0 +1,149 @@
+"""Image quality: how far the set of generated images is from real ones, beside real ones from real ones."""
+
+import functools
+import operator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusionsat.errors import ConfigError
+from diffusionsat.evaluation import figures
+from diffusionsat.evaluation.evidence import Evidence
+from diffusionsat.evaluation.section import Line, Section
+from diffusionsat.metrics.bootstrap import bootstrap
+from diffusionsat.metrics.catalogue import METRICS
+from diffusionsat.metrics.coverage import manifold_scores
+from diffusionsat.metrics.distributions import (
+    ROWS,
+    Extrapolation,
+    Moments,
+    cmmd,
+    frechet_distance,
+    frechet_infinity,
+    kernel_distance,
+)
+from diffusionsat.metrics.neighbours import nearest
+
+CHECKED = 2_000  # images that the figures are tried on
+COMPARED = 10_000  # images that are compared one by one with as many others
+SETS = ("generated", "real")  # "real" is the floor: the real images of the cases that were asked for
+
+
+def measure(evidence: Evidence) -> Section:
+    """Distances and shares on every feature network, each with its floor at the same number of images."""
+    lines: list[Line] = []
+    checks: list[Line] = []
+    files, notes = {}, []
+    for network in evidence.networks:
+        reference = evidence.reference.features(network.name)
+        curves = {}
+        for name, seen in zip(SETS, (evidence.made, evidence.real), strict=True):
+            line, curves[name] = distances(seen.features(network.name), reference, evidence.seed)
+            if "clip" in network.name.lower():
+                line["cmmd"] = _cmmd(
+                    *(some(x, evidence.seed) for x in (seen.features(network.name), reference))
+                )
+            lines.append({"features": network.name, "set": name, **line})
+        files[f"frechet-{network.name}.png"] = figures.extrapolation(network.name, curves)
+        if reference.shape[1] >= len(reference):
+            notes.append(
+                f"{network.name} has {reference.shape[1]} features and the sets {len(reference)} images: the "
+                "covariance is singular, and Fréchet distances mean something only beside their floor."
+            )
+        checks += (
+            checked := self_check(
+                network.name, evidence.real.features(network.name), reference, evidence.seed
+            )
+        )
+        notes += [
+            f"{line['figure']} on {network.name} does not get worse when the images do: do not trust it."
+            for line in checked
+            if line["answer"] != "right"
+        ]
+    shift, scores = _colours(evidence)
+    tables = {"quality": lines, "colours": shift, "self-check": checks}
+    return Section(tables, scores, files, notes)
+
+
+def self_check(network: str, real: Tensor, reference: Tensor, seed: int) -> list[Line]:
+    """Whether every figure gets worse, by what the catalogue says of it, when features are spoiled.
+
+    The real images' features, at most 2,000, are moved by three standard deviations of the reference's. A
+    figure whose sign is turned is seen so, whatever the model.
+    """
+    real, reference = real[:CHECKED], reference[:CHECKED]
+    spoiled = real + 3 * reference.std(0)
+    good, bad = (distances(features, reference, seed)[0] for features in (real, spoiled))
+    lines: list[Line] = []
+    for figure in good.keys() & bad.keys() & METRICS.keys():
+        before, after = (v["value"] if isinstance(v := line[figure], dict) else v for line in (good, bad))
+        worse = after > before if METRICS[figure].better == "lower" else after < before
+        line = {"features": network, "figure": figure, "real": before, "spoiled": after}
+        lines.append(line | {"answer": "right" if worse else "WRONG"})
+    return sorted(lines, key=lambda line: line["figure"])
+
+
+def distances(features: Tensor, reference: Tensor, seed: int) -> tuple[Line, Extrapolation | None]:
+    """All distances of a set to the reference, and the line that the extrapolation was read from."""
+    moments = moments_of(reference)
+    line: Line = {"n": len(features), "frechet_distance": frechet_distance(moments_of(features), moments)}
+    curve = None
+    try:
+        curve = frechet_infinity(features, moments, seed=seed)
+        line["frechet_infinity"] = curve.value
+        line["kernel_distance"] = asdict(kernel_distance(features, reference, seed=seed))
+        line |= asdict(manifold_scores(some(features, seed), some(reference, seed)))
+    except ConfigError:
+        pass  # too few images for these; the line lacks them
+    return line, curve
+
+
+def moments_of(features: Tensor) -> Moments:
+    """Moments of features that may be mapped from a file, a block at a time."""
+    return functools.reduce(operator.add, map(Moments.of, features.split(ROWS)))
+
+
+def some(features: Tensor, seed: int) -> Tensor:
+    """At most `COMPARED` of the rows, since comparing all with all takes time with the square of their number."""
+    if len(features) <= COMPARED:
+        return features
+    rows = np.random.Generator(np.random.Philox(seed)).permutation(len(features))[:COMPARED]
+    return features[torch.from_numpy(np.sort(rows))]
+
+
+def _cmmd(*sets: Tensor) -> float:
+    a, b = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-12) for x in sets)
+    return cmmd(a, b)
+
+
+def _colours(evidence: Evidence) -> tuple[list[Line], dict[str, np.ndarray]]:
+    """How much redder, greener and bluer the images are than the real ones of their cases, of 255."""
+    names = ("red", "green", "blue")
+    made, real = evidence.made.colours, evidence.real.colours
+    line: dict[str, Any] = {"n": len(made)}
+    if not evidence.matched:
+        return [
+            line | {name: float(made[:, i].mean() - real[:, i].mean()) for i, name in enumerate(names)}
+        ], {}
+    places = [case.place for case in evidence.asked.cases]
+    difference = made - real
+    for i, name in enumerate(names):
+        line[name] = (
+            asdict(bootstrap(lambda rows, i=i: float(difference[rows, i].mean()), places))
+            if len(set(places)) > 1
+            else float(difference[:, i].mean())
+        )
+    return [line], {f"{name}_difference": difference[:, i] for i, name in enumerate(names)}
+
+
+def realism(features: Tensor, real: Tensor, reference: Tensor) -> np.ndarray:
+    """How much farther from its nearest reference image each image lies than its own real image does, (N,).
+
+    0 is as real as real; it takes away how hard a place is. In units of the features.
+    """
+    reference = some(reference, 0)
+    made, own = (nearest(x, reference)[0][:, 0] for x in (features, real))
+    return (made - own).numpy()

