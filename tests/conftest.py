@@ -1,5 +1,6 @@
 """Fixtures. Nothing imports torch before a test asks: torch-free rooms are tested without it."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,26 @@ def sat(tiny: Path) -> "DiffusionSat":
     from diffusionsat import DiffusionSat
 
     return DiffusionSat.from_pretrained(tiny, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def steered_folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with both ControlNets, of random weights; not to be changed."""
+    from diffusionsat.testing import add_tiny_control
+
+    folder = tmp_path_factory.mktemp("steered") / "model"
+    shutil.copytree(tiny, folder)
+    for seed, name in enumerate(("super-resolution", "temporal")):
+        add_tiny_control(folder, name, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def steered(steered_folder: Path) -> "DiffusionSat":
+    """The tiny model with its ControlNets in float32."""
+    from diffusionsat import DiffusionSat
+
+    return DiffusionSat.from_pretrained(steered_folder, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="session")

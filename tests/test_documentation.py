@@ -18,6 +18,7 @@ NOT_RUN = ("make ", "pip install", "git clone", "cd ")  # setting up, and what C
 @pytest.mark.slow
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_examples(page, tmp_path):
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for language, text in BLOCK.findall(page.read_text()):
         if language == "sh":

@@ -157,5 +157,5 @@ def test_what_is_no_product(tmp_path):
     with pytest.raises(RasterError, match=r"B05_20m\.jp2 cannot be read as a raster"):
         open_frame(root)
     shutil.copytree(root / TILE, root / "GRANULE" / "L2A_T32TLS")
-    with pytest.raises(RasterError, match="the tiles L2A_T32TLR.*, L2A_T32TLS"):
+    with pytest.raises(RasterError, match=r"the tiles L2A_T32TLR.*, L2A_T32TLS"):
         open_frame(root)

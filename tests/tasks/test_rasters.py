@@ -1,7 +1,6 @@
 """The jobs on rasters, on a tiny model of random weights: what must hold whatever the weights."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,14 +9,12 @@ import torch
 from affine import Affine
 from pyproj import CRS
 
-from diffusionsat import Cancelled, ConfigError, DiffusionSat, Metadata, RasterError
-from diffusionsat.checkpoints.layout import add_control
+from diffusionsat import Cancelled, ConfigError, Metadata, RasterError
 from diffusionsat.data.frames import open_frame
 from diffusionsat.diffusion.operators import Blur, Compose, Decimate
 from diffusionsat.diffusion.sensors import PRESETS
 from diffusionsat.execution import executor
 from diffusionsat.geo.rasters import ArrayRaster, open_raster
-from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.tasks.inpaint import InpaintRequest
 from diffusionsat.tasks.predict import PredictRequest
 from diffusionsat.tasks.restoring import restore, restore_to
@@ -25,25 +22,6 @@ from diffusionsat.tasks.upscale import UpscaleRequest, consistency
 
 UTM = CRS.from_epsg(32632)
 QUICK = {"steps": 2, "prompt": "a river"}
-
-
-@pytest.fixture(scope="module")
-def steered(tiny, tmp_path_factory):
-    """The tiny model with both ControlNets, of random weights."""
-    folder = tmp_path_factory.mktemp("steered") / "model"
-    shutil.copytree(tiny, folder)
-    plain = DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
-    for seed, name in enumerate(("super-resolution", "temporal")):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            network = CompactControlNet.from_denoiser(
-                plain.networks.denoiser, frame_channels=(8, 12), fusion_channels=16, fusion_heads=4
-            )
-            for parameter in network.parameters():
-                if not parameter.any():
-                    torch.nn.init.normal_(parameter, std=0.05)
-        add_control(folder, name, network.sizes, network.state_dict(), "fp32")
-    return DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
 
 
 def sentinel(height=24, width=20, seed=0, date="2020-06-01", nodata=True):
@@ -366,7 +344,7 @@ def test_without_a_crs_pixels_alone_count(steered):
     assert scene.raster.crs is None
     assert scene.grid is None
     assert (scene.raster.width, scene.raster.height) == (104, 80)
-    with pytest.raises(RasterError, match="one size"):
+    with pytest.raises(RasterError, match="they must be of one"):
         steered.upscale([frame, rgb(30, 30, crs=None, transform=None)], factor=2, **QUICK)
 
 

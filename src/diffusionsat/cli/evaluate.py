@@ -31,6 +31,14 @@ Examples:
 @click.option("--size", type=int, metavar="PX", help="Side of the images [the model's].")
 @click.option("--features", multiple=True, metavar="NAME|PATH", help="Feature network [those installed].")
 @click.option(
+    "--trained",
+    type=int,
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    help="Training images that copies are looked for in, at most; 0 looks for none.",
+)
+@click.option(
     "--classifier", type=click.Path(path_type=Path), metavar="DIR", help="Classifier [the shipped]."
 )
 @click.option("--clip", type=click.Path(path_type=Path), metavar="DIR", help="CLIP model for text alignment.")

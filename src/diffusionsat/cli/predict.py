@@ -51,10 +51,12 @@ def command(
     frames = rasters.frames(sources, given["bands"])
 
     from diffusionsat.model import DiffusionSat
+    from diffusionsat.tasks.animation import animate, picture
     from diffusionsat.tasks.inputs import files_of
     from diffusionsat.tasks.predict import PredictRequest
 
     sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    pictures = []
     for on, path in zip(wanted, paths, strict=True):
         request = PredictRequest(
             frames=frames,
@@ -64,11 +66,11 @@ def command(
             control=given["control"],
             **rasters.sampling(sat, given),
         )
-        rasters.run(request.job(sat), path, files_of(frames), given)
+        job = request.job(sat)
+        rasters.run(job, path, files_of(frames), given)
+        pictures.append(picture(job, path))
     if dates:
-        from diffusionsat.tasks.animation import animate
-
-        animate(paths, wanted, output, overwrite=given["overwrite"])
+        animate(pictures, wanted, output, overwrite=given["overwrite"])
 
 
 def _paths(output: Path, dates: list[str], *, series: bool, overwrite: bool) -> list[Path]:

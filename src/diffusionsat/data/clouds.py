@@ -104,8 +104,9 @@ def cloud_mask(frame: Frame) -> Raster:
     reflectance = frame.scaling is not None and frame.scaling.gain is not None
     if frame.sensor != "sentinel-2" or not reflectance or not set(_DETECTOR) <= set(frame.raster.bands):
         raise RasterError(
-            f"Nothing tells where {frame.raster.name} has clouds: it has {', '.join(frame.raster.bands)}. Give "
-            f"a mask, a band SCL, QA_PIXEL or CLM, or {', '.join(_DETECTOR)} of Sentinel-2 L1C."
+            f"Nothing tells where {frame.raster.name} has clouds; its bands are "
+            f"{', '.join(frame.raster.bands)}. Give a mask, a band SCL, QA_PIXEL or CLM, or "
+            f"{', '.join(_DETECTOR)} of Sentinel-2 L1C."
         )
     _detector()  # its absence is told before the work begins
     return _Detected(frame, [frame.raster.bands.index(name) for name in _DETECTOR])

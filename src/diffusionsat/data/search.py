@@ -72,8 +72,8 @@ def least_cloudy(
     if not usable:
         what = f" of {', '.join(bands)}" if bands else " with bands that are known"
         raise RasterError(
-            f"{url} has no image{what} of {known.lon},{known.lat} between {dates} ({len(items)} item(s) found). "
-            "Give other dates, or another collection."
+            f"{url} has no image{what} of {known.lon},{known.lat} between {dates} "
+            f"({len(items)} item(s) found). Give other dates, or another collection."
         )
     usable.sort(key=lambda one: str(one[0]["properties"].get("datetime")), reverse=True)
     item, assets = min(usable, key=lambda one: _cloudiness(one[0]))

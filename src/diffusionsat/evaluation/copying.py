@@ -21,7 +21,7 @@ SHOWN = 8
 def measure(evidence: Evidence) -> Section:
     """Distances to the nearest training image, of generated images and of real ones that were not seen."""
     if evidence.train is None:
-        note = "The data have no train split: nothing is said of memorisation."
+        note = "No training images were looked at: nothing is said of memorisation."
         return Section({}, notes=[note])
     train = evidence.train.features(THUMBNAILS)
     trained = set(evidence.train.digests)

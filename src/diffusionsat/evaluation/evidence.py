@@ -3,9 +3,8 @@
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,8 @@ class Look:
         pixels = self.pixels(unit)
         image = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 255
         found = {_key(n.name): n(pixels).numpy() for n in map(network_of, self.networks)}
-        found[_key(THUMBNAILS)] = thumbnails(image).float().numpy()
+        # Without the mean of each colour, or all plain water would be one picture.
+        found[_key(THUMBNAILS)] = thumbnails(image - image.mean((2, 3), keepdim=True)).float().numpy()
         found["colours"] = pixels.mean((1, 2), dtype=np.float64)
         found["digests"] = np.array([hashlib.sha256(x.tobytes()).hexdigest() for x in pixels])
         return found
@@ -120,13 +120,12 @@ class Evidence:
         real: The real images of ``asked``.
         others: Cases to compare with.
         reference: Their images.
-        trained: Cases that a model may have been trained on; None if there are none.
-        train: Their images.
+        train: Images that a model may have been trained on; None if there are none.
         networks: Feature networks.
         probes: What reads metadata and classes from features of them.
         matched: Whether image i answers case i.
         seed: Of random choices.
-        more: What a task keeps besides; see its file.
+        kept: What the task made, by unit: ``pixels``, and what else its measures want.
         clip: Folder of a CLIP-like model, for text alignment.
     """
 
@@ -135,11 +134,10 @@ class Evidence:
     real: Seen
     others: Cases
     reference: Seen
-    trained: Cases | None
     train: Seen | None
     networks: Sequence[FeatureNetwork]
     probes: Sequence[Probes]
     matched: bool
     seed: int
-    more: dict[str, Any] = field(default_factory=dict)
+    kept: Kept
     clip: Path | None = None

@@ -85,16 +85,16 @@ def world(
     figure, axes = _axes(f"excess distance to real images on {network} (0: as real as real)", wide=True)
     values = [feature["properties"]["realism"] for feature in features]
     most = max(map(abs, values)) or 1.0
-    scale = colors.TwoSlopeNorm(0, -most, most)
+    scale = colors.TwoSlopeNorm(0, -2 * most, 2 * most)  # pale, so that what is written can be read
     painted = cm.ScalarMappable(scale, "RdBu_r")
     for feature, value in zip(features, values, strict=True):
         ring = np.array(feature["geometry"]["coordinates"][0])
         x, y = ring[:, 0], np.sin(np.radians(ring[:, 1]))
         axes.fill(x, y, color=painted.to_rgba(value), edgecolor="white")
         said = f"{value:+.2f}\nn {feature['properties']['images']}"
-        axes.text(x[:4].mean(), y[:4].mean(), said, ha="center", va="center", fontsize=7)
+        axes.text(x[:4].mean(), y[:4].mean(), said, ha="center", va="center", fontsize=7, zorder=3)
     lon, lat = np.array(places).T
-    axes.plot(lon, np.sin(np.radians(lat)), ".", color="black", markersize=1)
+    axes.plot(lon, np.sin(np.radians(lat)), ".", color=FLOOR, markersize=2)
     degrees = [-60, -30, 0, 30, 60]
     axes.set_yticks(np.sin(np.radians(degrees)), [f"{d}°" for d in degrees])
     axes.set_xticks(range(-180, 181, 60), [f"{d}°" for d in range(-180, 181, 60)])

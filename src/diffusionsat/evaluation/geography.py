@@ -64,7 +64,12 @@ def measure(evidence: Evidence) -> Section:
 
 def _cell(case: Case) -> str | None:
     m = case.metadata
-    return None if m.lon is None or m.lat is None else "{}:{}".format(*cell(m.lon, m.lat))
+    return None if m.lon is None or m.lat is None else _named(*cell(m.lon, m.lat))
+
+
+def _named(row: int, column: int) -> str:
+    west, south, east, north = edges(row, column)
+    return f"lon {west:.0f}..{east:.0f} lat {south:.0f}..{north:.0f}"
 
 
 def _band(case: Case) -> str | None:
@@ -134,10 +139,12 @@ def _cells(
                 kernel_distance(seen[mine], reference[theirs], seed=evidence.seed)
             )
         lines.append(line)
-        row, column = (int(part) for part in name.split(":"))
-        west, south, east, north = edges(row, column)
-        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
         every = [i for i, other in enumerate(asked) if other == name]
+        m = evidence.asked.cases[every[0]].metadata
+        assert m.lon is not None
+        assert m.lat is not None
+        west, south, east, north = edges(*cell(m.lon, m.lat))
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
         properties = line | {"images": len(every), "realism": float(scores[every].mean())}
         geometry = {"type": "Polygon", "coordinates": [ring]}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})

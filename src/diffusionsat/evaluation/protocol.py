@@ -34,6 +34,7 @@ class EvaluateRequest:
         negative: As in `SamplingRequest`.
         strict: As in `SamplingRequest`.
         features: Names of feature networks, or paths; none are those that are installed.
+        trained: Training images that copies are looked for in, at most; 0 looks for none.
         classifier: Folder of a classifier that reads classes and metadata; None is the shipped one, if any.
         clip: Folder of a CLIP-like model of transformers, for text alignment.
         device: Of the model.
@@ -55,6 +56,7 @@ class EvaluateRequest:
     negative: str = ""
     strict: bool = False
     features: tuple[str, ...] = ()
+    trained: int = 100_000
     classifier: Path | None = None
     clip: Path | None = None
     device: str = "auto"

@@ -38,28 +38,24 @@ def measure(evidence: Evidence) -> Section:
     checks: list[Line] = []
     files, notes = {}, []
     for network in evidence.networks:
-        reference = evidence.reference.features(network.name)
+        name, sets = network.name, (evidence.made, evidence.real, evidence.reference)
+        made, real, reference = (seen.features(network.name) for seen in sets)
         curves = {}
-        for name, seen in zip(SETS, (evidence.made, evidence.real), strict=True):
-            line, curves[name] = distances(seen.features(network.name), reference, evidence.seed)
-            if "clip" in network.name.lower():
-                line["cmmd"] = _cmmd(
-                    *(some(x, evidence.seed) for x in (seen.features(network.name), reference))
-                )
-            lines.append({"features": network.name, "set": name, **line})
-        files[f"frechet-{network.name}.png"] = figures.extrapolation(network.name, curves)
+        for kind, features in zip(SETS, (made, real), strict=True):
+            line, curves[kind] = distances(features, reference, evidence.seed)
+            if "clip" in name.lower():
+                line["cmmd"] = _cmmd(some(features, evidence.seed), some(reference, evidence.seed))
+            lines.append({"features": name, "set": kind, **line})
+        files[f"frechet-{name}.png"] = figures.extrapolation(name, curves)
         if reference.shape[1] >= len(reference):
             notes.append(
-                f"{network.name} has {reference.shape[1]} features and the sets {len(reference)} images: the "
+                f"{name} has {reference.shape[1]} features and the sets {len(reference)} images: the "
                 "covariance is singular, and Fréchet distances mean something only beside their floor."
             )
-        checks += (
-            checked := self_check(
-                network.name, evidence.real.features(network.name), reference, evidence.seed
-            )
-        )
+        checked = self_check(name, real, reference, evidence.seed)
+        checks += checked
         notes += [
-            f"{line['figure']} on {network.name} does not get worse when the images do: do not trust it."
+            f"{line['figure']} on {name} does not get worse when the images do: do not trust it."
             for line in checked
             if line["answer"] != "right"
         ]
@@ -107,7 +103,7 @@ def moments_of(features: Tensor) -> Moments:
 
 
 def some(features: Tensor, seed: int) -> Tensor:
-    """At most `COMPARED` of the rows, since comparing all with all takes time with the square of their number."""
+    """At most `COMPARED` of the rows: comparing all with all takes time with the square of their number."""
     if len(features) <= COMPARED:
         return features
     rows = np.random.Generator(np.random.Philox(seed)).permutation(len(features))[:COMPARED]

@@ -24,7 +24,6 @@ from diffusionsat.execution import Execute
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.sampling import Settings
 
-TRAINED = 100_000  # training images that copies are looked for in
 TAUGHT = 2_000  # training images that linear probes learn from
 PARTS = "parts"  # folder of what is kept while the work goes on
 SHOWN = 24
@@ -184,12 +183,12 @@ def evaluate(
         real=work.look_at("real", asked, names),
         others=others,
         reference=work.look_at("reference", others, names),
-        trained=trained,
         train=None if trained is None else work.look_at("train", trained, ()),
         networks=networks,
         probes=[*([reader] if reader else []), *_taught(work, taught, names)],
         matched=files == () or _matching(files),
         seed=request.seed,
+        kept=made,
         clip=request.clip,
     )
     sections = [*task.sections(evidence), _sheets(evidence)]
@@ -237,6 +236,8 @@ def _check(request: EvaluateRequest) -> None:
         raise ConfigError("No data are given. Give a folder of a data set.")
     if (request.model is None) == (request.images is None):
         raise ConfigError("Give either a model or a folder of images, not both and not neither.")
+    if request.trained < 0:
+        raise ConfigError(f"trained is {request.trained}. Give a number of images from 0.")
     if request.n is not None and request.n < 2:
         raise ConfigError(f"n is {request.n}. Give at least 2 images.")
 
@@ -300,10 +301,8 @@ def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases |
         sources = open_sources(request.data, "train")
     except DatasetError:
         return None, None
-    return (
-        every(sources, size=size, most=TRAINED, seed=request.seed),
-        every(sources, size=size, most=TAUGHT, seed=request.seed),
-    )
+    taught = every(sources, size=size, most=TAUGHT, seed=request.seed)
+    return every(sources, size=size, most=request.trained, seed=request.seed), taught
 
 
 def _taught(work: _Work, taught: Cases | None, names: Sequence[str]) -> list[Probes]:

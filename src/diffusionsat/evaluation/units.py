@@ -86,7 +86,7 @@ def complete(
         compute: A unit's work; it is sent to other processes if ``execute`` has any.
         execute: Who does the work.
         threads: Of each unit, since the last bits of a sum depend on how it is shared out; None leaves them.
-        on_unit: Called after each unit with the folder's name.
+        on_unit: Called with the folder's name, units done (before, and then after each) and units in all.
 
     Raises:
         DatasetError: If the folder is that of other work.
@@ -94,6 +94,8 @@ def complete(
     claim(folder, identity)
     missing = [unit for unit in range(count) if not _file(folder, unit).exists()]
     done = count - len(missing)
+    if done and on_unit:
+        on_unit(folder.name, done, count)
     for _ in execute(_Keeping(folder, compute, threads), missing):
         done += 1
         if on_unit:

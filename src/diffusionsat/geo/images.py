@@ -108,6 +108,16 @@ def world_file(grid: Grid) -> bytes:
     return "".join(f"{value:.12f}\n" for value in (a, d, b, e, x, y)).encode()
 
 
+def read_small(path: Path, largest: int) -> np.ndarray:
+    """The numbers of a raster made smaller until no side is over ``largest`` pixels, (bands, H, W)."""
+    import rasterio
+
+    with quiet_gdal(), rasterio.open(path) as file:
+        scale = max(1.0, max(file.width, file.height) / largest)
+        shape = (file.count, *(max(1, round(side / scale)) for side in (file.height, file.width)))
+        return file.read(out_shape=shape)
+
+
 def read_tags(path: Path) -> dict[str, Any] | None:
     """The tags of a GeoTIFF or PNG that diffusionsat wrote; None if it did not.
 

@@ -17,6 +17,7 @@ from diffusionsat.geo.warping import on_grid
 
 MaskSource = Any  # what `open_mask` opens
 _POLYGONS = ("Polygon", "MultiPolygon")
+_STRIP = 512  # rows that are looked at at once
 
 
 class Mask(Raster):
@@ -174,20 +175,22 @@ def open_mask(source: MaskSource, like: Raster) -> Raster:
         else:
             raster = on_grid(raster, like.grid, "nearest")
         mask = Nonzero(raster, like)
-    if not any(mask.read(rows, range(like.width))[0].any() for rows in _strips(like)):
+    if not marks_any(mask):
         raise RasterError(f"{mask.name} marks no pixel of {like.name}. Give a mask that lies on it.")
     return mask
 
 
-def _strips(raster: Raster) -> list[range]:
-    return [range(top, min(top + 512, raster.height)) for top in range(0, raster.height, 512)]
+def marks_any(mask: Raster) -> bool:
+    """Whether a mask is set anywhere."""
+    strips = (range(top, min(top + _STRIP, mask.height)) for top in range(0, mask.height, _STRIP))
+    return any(mask.read(rows, range(mask.width))[0].any() for rows in strips)
 
 
 def _same_size(raster: Raster, like: Raster, name: str) -> Raster:
     if (raster.width, raster.height) != (like.width, like.height):
         raise RasterError(
-            f"{name} is {raster.width}x{raster.height} pixels, {like.name} {like.width}x{like.height}. Give a "
-            "mask of its size, or both with a CRS."
+            f"{name} is {raster.width}x{raster.height} pixels, {like.name} {like.width}x{like.height}. Give "
+            "a mask of its size, or both with a CRS."
         )
     return raster
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusionsat.diffusion.solvers import OnStep
-from diffusionsat.errors import ConfigError
-from diffusionsat.geo.masks import Gaps, MaskSource, open_mask
+from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.geo.masks import Gaps, MaskSource, marks_any, open_mask
 from diffusionsat.geo.rasters import Raster
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
@@ -51,6 +51,8 @@ class InpaintRequest(SamplingRequest):
         subject = Subject.of(opened(self.image, "inpaint")[0])
         raster = subject.frame.raster
         hole = Gaps(raster, subject.colours) if self.mask is None else open_mask(self.mask, raster)
+        if self.mask is None and not marks_any(hole):
+            raise RasterError(f"{raster.name} has no gap to fill: every pixel is valid. Give a mask.")
         return repainting(self, sat, "inpaint", subject, hole, known(subject.frame.metadata, self.metadata))
 
 

@@ -129,7 +129,7 @@ def view_of(frame: Frame, like: Raster, factor: int = 1, metadata: Metadata | No
         if raster.crs is not like.crs or (raster.width, raster.height) != (like.width, like.height):
             raise RasterError(
                 f"{raster.name} cannot be laid on {like.name}: without a CRS in both they must be of one "
-                f"size, and are {raster.width}x{raster.height} and {like.width}x{like.height}. Give both a CRS."
+                f"size, but are {raster.width}x{raster.height} and {like.width}x{like.height}. Give them one."
             )
         raster = copy.copy(raster)
         raster.crs, raster.transform = _NOWHERE, like.transform

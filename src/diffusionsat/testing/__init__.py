@@ -1,6 +1,6 @@
 """Stand-ins for tests, ours and users': denoisers whose answer is known, and a tiny checkpoint."""
 
-from diffusionsat.testing.checkpoint import tiny_checkpoint
+from diffusionsat.testing.checkpoint import add_tiny_control, tiny_checkpoint
 from diffusionsat.testing.denoisers import FakeDenoiser, GaussianMixture
 
-__all__ = ["FakeDenoiser", "GaussianMixture", "tiny_checkpoint"]
+__all__ = ["FakeDenoiser", "GaussianMixture", "add_tiny_control", "tiny_checkpoint"]

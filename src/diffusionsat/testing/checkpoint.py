@@ -6,8 +6,17 @@ from pathlib import Path
 
 import torch
 
-from diffusionsat.checkpoints.layout import FORMAT, FORMAT_VERSION, Config, Defaults, write_checkpoint
+from diffusionsat.checkpoints.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    Config,
+    Defaults,
+    add_control,
+    read_config,
+    write_checkpoint,
+)
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
+from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.text import TextEncoder
 
@@ -77,6 +86,26 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     answer = tuple(statistics(DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")))
     (folder / "config.json").write_text(dataclasses.replace(config, known_answer=answer).to_json())
     return folder
+
+
+def add_tiny_control(folder: Path, name: str, seed: int = 0) -> None:
+    """Add a tiny ControlNet of random weights to a tiny checkpoint.
+
+    Args:
+        folder: Of the checkpoint.
+        name: Of the ControlNet.
+        seed: Of the weights.
+    """
+    sizes = read_config(folder).denoiser
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = CompactControlNet(
+            **sizes, frame_channels=(8, 12), frame_blocks=(1, 1), fusion_channels=16, fusion_heads=4
+        )
+        for parameter in network.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+    add_control(folder, name, network.sizes, network.state_dict(), "fp32")
 
 
 def _tokenizer() -> str:

@@ -1,0 +1,147 @@
+"""The commands on rasters, through the program's own entry."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+
+from diffusionsat.cli.main import run
+
+
+@pytest.fixture
+def houses(tmp_path):
+    """Two pictures of one place, of smooth colours with little noise."""
+    for seed, year in enumerate((2018, 2020)):
+        noise = np.random.default_rng(seed).integers(0, 4, (3, 32, 40))
+        values = (np.linspace(90, 150, 40) + 10 * seed + noise).astype(np.uint8)
+        with rasterio.open(
+            tmp_path / f"{year}.tif",
+            "w",
+            driver="GTiff",
+            width=40,
+            height=32,
+            count=3,
+            dtype="uint8",
+            crs="EPSG:32632",
+            transform=Affine(1, 0, 4e5, 0, -1, 5e6),
+            photometric="RGB",
+        ) as file:
+            file.write(values)
+    return tmp_path
+
+
+@pytest.fixture
+def command(houses, steered_folder, capsys, monkeypatch):
+    monkeypatch.chdir(houses)
+
+    def call(name, *words):
+        model = ["--model", str(steered_folder), "--device", "cpu", "--precision", "fp32", "--steps", "2"]
+        code = run([name, *words, *model])
+        said = capsys.readouterr()
+        return code, [json.loads(line) for line in said.out.splitlines()], said.err
+
+    return call
+
+
+def pixels(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def test_upscale(command):
+    code, (line,), _ = command(
+        "upscale", "2018.tif", "--factor", "3", "--samples", "2", "--details", "-o", "a.tif"
+    )
+    assert code == 0
+    assert line["synthetic"]
+    assert line["factor"] == 3
+    assert sorted(line["layers"]) == ["invented", "measured", "spread", "support"]
+    assert line["consistency"]["noise"] < 1
+    with rasterio.open("a.tif") as file, rasterio.open("2018.tif") as before:
+        assert (file.width, file.height) == (120, 96)
+        assert file.bounds == before.bounds
+        assert file.tags()["SYNTHETIC"] == "YES"
+    code, (about,), _ = command_info("a.tif")
+    assert code == 0
+    assert about["task"] == "upscale"
+
+
+def command_info(path):
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = run(["info", path])
+    return code, [json.loads(out.getvalue())], ""
+
+
+def test_predict_one_date_and_a_series(command):
+    code, (line,), _ = command("predict", "2018.tif@2018", "2020.tif@2020", "--date", "2019", "-o", "a.tif")
+    assert code == 0
+    assert line["date"] == "2019"
+    assert line["control"] == "temporal"
+    code, lines, _ = command("predict", "2018.tif@2018", "--dates", "2019,2021-07", "-o", "s.gif")
+    assert code == 0
+    assert [line["path"] for line in lines] == ["s-2019.tif", "s-2021-07.tif"]
+    with Image.open("s.gif") as gif:
+        assert gif.n_frames == 2
+    assert command("predict", "2018.tif", "--date", "2019", "-o", "b.tif")[0] == 2
+    code, _, err = command("predict", "2018.tif@2018", "-o", "b.tif")
+    assert code == 2
+    assert "--date" in err
+
+
+def test_inpaint_edit_and_declouds(command):
+    mask = np.zeros((32, 40), np.uint8)
+    mask[4:12, 6:20] = 255
+    Image.fromarray(mask).save("mask.png")
+    with rasterio.open("2018.tif") as file:
+        profile = file.profile | {"count": 1, "photometric": "MINISBLACK"}
+    with rasterio.open("mask.tif", "w", **profile) as file:
+        file.write(mask, 1)
+    for name, words in (
+        ("inpaint", ["2018.tif", "mask.tif"]),
+        ("declouds", ["2018.tif", "--mask", "mask.tif", "--grow", "0"]),
+        ("edit", ["2018.tif", "a forest", "--mask", "mask.tif"]),
+    ):
+        code, (line,), _ = command(name, *words, "--feather", "0", "-o", f"{name}.tif")
+        assert code == 0
+        assert line["task"] == name
+        same = pixels(f"{name}.tif") == pixels("2018.tif")
+        assert same[:, mask == 0].all()
+        assert not same[:, mask != 0].all()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["upscale", "-o", "a.tif"], "no image"),
+        (["upscale", "no.tif", "-o", "a.tif"], "no.tif is no file"),
+        (["upscale", "2018.tif", "-o", "a.png"], "Give .tif"),
+        (["upscale", "2018.tif", "-o", "2018.tif"], "exists"),
+        (["upscale", "2018.tif", "-o", "2018.tif", "--overwrite"], "over the input"),
+        (["upscale", "2018.tif", "-o", "no/a.tif"], "does not exist"),
+        (["upscale", "2018.tif", "--workers", "0", "-o", "a.tif"], "workers is 0"),
+        (["upscale", "2018.tif", "--bands", "x,y", "-o", "a.tif"], "x, y"),
+        (["upscale", "--stac", "http://127.0.0.1:9", "-o", "a.tif"], "--search"),
+        (["inpaint", "2018.tif", "-o", "a.tif"], "no gap to fill"),
+        (["declouds", "2018.tif", "-o", "a.tif"], "Nothing tells where"),
+        (["edit", "2018.tif", "x", "--strength", "2", "-o", "a.tif"], "strength is 2"),
+        (["predict", "2018.tif@2018", "--date", "2019-13", "-o", "a.tif"], "calendar|2019-13"),
+    ],
+)
+def test_bad_words_leave_nothing(command, houses, words, says):
+    import re
+
+    before = sorted(path.name for path in houses.iterdir())
+    held = pixels("2018.tif")
+    code, lines, err = command(*words)
+    assert code == 2
+    assert not lines
+    assert re.search(says, err), err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in houses.iterdir()) == before
+    assert np.array_equal(held, pixels("2018.tif"))
