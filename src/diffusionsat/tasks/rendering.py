@@ -38,6 +38,11 @@ class Renderer:
         exact = self.sat.networks.halo is not None
         return plan(self.height, self.width, _TILE, 0 if exact else _TILE // 4)
 
+    @property
+    def _around(self) -> int:
+        halo = self.sat.networks.halo
+        return _TILE // 8 if halo is None else halo
+
     @torch.inference_mode()
     def decode(self, latents: np.ndarray, rows: range, columns: range) -> np.ndarray:
         """What is shown, 0 to 1, float32 (3, rows, columns).
@@ -70,7 +75,7 @@ class Renderer:
             rows: Of latents.
             columns: Likewise.
         """
-        around, factor = self.sat.networks.halo or _TILE // 8, self.sat.factor
+        around, factor = self._around, self.sat.factor
         wide, high = _around(columns, around, self.width), _around(rows, around, self.height)
         image = torch.from_numpy(shown(_grown(high, factor), _grown(wide, factor)))
         latents = self.sat.networks.encode((2 * image - 1)[None].to(self.sat.device))[0].cpu().numpy()
@@ -79,7 +84,7 @@ class Renderer:
 
     def _decode_tile(self, latents: np.ndarray, tile: Window) -> np.ndarray:
         """A tile, float32 (3, h, w), decoded with its surroundings."""
-        around = self.sat.networks.halo or _TILE // 8
+        around = self._around
         rows, columns = _around(tile.rows, around, self.height), _around(tile.columns, around, self.width)
         cut = torch.from_numpy(np.array(latents[(slice(None), *Window(rows, columns).slices)]))
         image = self.sat.networks.decode(cut[None].to(self.sat.device) / self.scale)[0]
