@@ -1,6 +1,8 @@
 """The jobs on rasters, on a tiny model of random weights: what must hold whatever the weights."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from affine import Affine
 from pyproj import CRS
 
-from diffusionsat import Cancelled, ConfigError, Metadata, RasterError
+from diffusionsat import Cancelled, ConfigError, DiffusionSat, Metadata, RasterError
 from diffusionsat.data.frames import open_frame
 from diffusionsat.diffusion.operators import Blur, Compose, Decimate
 from diffusionsat.diffusion.sensors import PRESETS
@@ -19,6 +21,7 @@ from diffusionsat.tasks.inpaint import InpaintRequest
 from diffusionsat.tasks.predict import PredictRequest
 from diffusionsat.tasks.restoring import restore, restore_to
 from diffusionsat.tasks.upscale import UpscaleRequest, consistency
+from diffusionsat.testing import analytic_model
 
 UTM = CRS.from_epsg(32632)
 QUICK = {"steps": 2, "prompt": "a river"}
@@ -402,3 +405,55 @@ def test_a_single_pixel(steered):
     frame = rgb(1, 1)
     scene = steered.upscale(frame, factor=2, **QUICK)
     assert scene.raster.values.shape == (3, 2, 2)
+
+
+def test_published_controlnets_do_the_same_jobs(published):
+    folder = published.parent
+    sat = DiffusionSat.from_pretrained(
+        published,
+        device="cpu",
+        precision="fp32",
+        controlnets={"sr": folder / "superres", "texas": folder / "texas"},
+    )
+    rng = np.random.default_rng(0)
+    names = ["B04", "B03", "B02", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
+    values = rng.integers(500, 2500, (10, 16, 16)).astype(np.uint16)
+    place = {"crs": UTM, "transform": Affine(10, 0, 5e5, 0, -10, 5.2e6), "nodata": 0}
+    scene = sat.upscale(ArrayRaster(values, names, **place), factor=4, control="sr", **QUICK)
+    assert scene.raster.bands == ("B04", "B03", "B02")
+    assert scene.raster.values.shape == (3, 64, 64)
+    scene = sat.predict(
+        [rgb(64, 64), rgb(64, 64, seed=4, date="2019-01-01")], on="2020", control="texas", **QUICK
+    )
+    assert scene.raster.values.shape == (3, 64, 64)
+    with pytest.raises(RasterError, match="shown reflectance"):
+        sat.upscale(rgb(16, 16), factor=4, control="sr", **QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.enable_socket
+def test_on_a_dask_cluster_that_loses_a_worker_it_is_the_same(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    path = as_file(sentinel(160, 160), tmp_path / "in.tif")
+
+    def job():
+        job = UpscaleRequest(frames=path, factor=4, steps=2).job(analytic_model())
+        job.window, job.overlap, job.block = 64, 16, 128
+        return job
+
+    expected = restore(job()).raster
+    killed = []
+
+    def kill_once(share):
+        if share > 0.3 and not killed:
+            pid = next(iter(cluster.workers.values())).pid
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, executor(dask=cluster.scheduler_address) as execute:
+        restore_to(job(), tmp_path / "out.tif", execute=execute, on_share=kill_once)
+    assert killed
+    values, valid = open_raster(tmp_path / "out.tif").read(range(640), range(640))
+    assert np.array_equal(values[valid], expected.values[valid])
+    assert np.array_equal(valid, expected.valid)

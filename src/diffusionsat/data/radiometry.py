@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusionsat.data.sensors import DISPLAY_GAMMA, DISPLAY_WHITE, Scaling
+from diffusionsat.errors import RasterError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,23 @@ class Radiometry:
         if dtype == np.uint8:
             return cls(low=(0.0,) * count, high=(255.0,) * count)
         return cls(low=tuple(r[0] for r in ranges), high=tuple(max(r[1], r[0] + 1e-5) for r in ranges))
+
+    def ranged(self, ranges: Sequence[tuple[float, float] | None]) -> "Radiometry":
+        """The same numbers shown linearly between two reflectances, one pair a band; None leaves a band.
+
+        Raises:
+            RasterError: If their reflectance is not known.
+        """
+        if self.white == 1:
+            raise RasterError(
+                "This ControlNet is shown reflectance; these are numbers for display or of unknown scale. "
+                "Give scaling=, the reflectance of one unit."
+            )
+        low, high = np.array(self.low), np.array(self.high)
+        unit = (high - low) / self.white
+        ends = [(0.0, self.white) if pair is None else pair for pair in ranges]
+        lows, highs = (low + np.array(side) * unit for side in zip(*ends, strict=True))
+        return Radiometry(low=tuple(lows), high=tuple(highs), white=self.white)
 
     def take(self, places: Sequence[int]) -> "Radiometry":
         """Of some of the bands, by position."""

@@ -1,5 +1,6 @@
 """The protocol of a report: what must be equal for two reports' figures to be compared."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -99,8 +100,14 @@ def protocol(
         "features": {network.name: network.digest for network in networks},
         "features_size": {network.name: network.input.size for network in networks},
         "sampling": sampled,
-        "clip": None if request.clip is None else request.clip.name,
+        "clip": None if request.clip is None else _weights(request.clip),
         "metrics_version": METRICS_VERSION,
         "software": f"diffusionsat {version('diffusionsat')}",
     }
     return said | {"hash": digest(said)}
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of weights in a folder."""
+    files = sorted(f for f in folder.glob("*") if f.suffix in (".safetensors", ".bin"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

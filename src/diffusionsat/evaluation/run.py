@@ -295,10 +295,11 @@ def _matching(files: Sequence[Path]) -> bool:
 
 def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases | None]:
     """Training images to look for copies in, and those that probes learn from."""
-    if request.split == "train":
+    folders = [address for address in request.data if not address.endswith(".parquet")]
+    if request.split == "train" or not folders:
         return None, None
     try:
-        sources = open_sources(request.data, "train")
+        sources = open_sources(folders, "train")
     except DatasetError:
         return None, None
     taught = every(sources, size=size, most=TAUGHT, seed=request.seed)

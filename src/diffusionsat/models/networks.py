@@ -94,7 +94,14 @@ class Networks(Protocol):
 
 
 class Control(Protocol):
-    """A ControlNet: frames steer a denoising network; they are looked at once, and used at every step."""
+    """A ControlNet: frames steer a denoising network; they are looked at once, and used at every step.
+
+    Attributes:
+        ranges: Reflectance that it is shown as 0 and 1, by the place of a band in `BANDS`; None if it is
+            shown frames as people are.
+    """
+
+    ranges: dict[int, tuple[float, float]] | None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move everything to a device and a precision, ready to steer."""

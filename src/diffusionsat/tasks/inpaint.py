@@ -9,7 +9,7 @@ from diffusionsat.geo.masks import Gaps, MaskSource, marks_any, open_mask
 from diffusionsat.geo.rasters import Raster
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened
+from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened, ranges_of
 from diffusionsat.tasks.repainting import Repainting
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
@@ -69,15 +69,17 @@ def repainting(
         raise ConfigError(f"feather is {request.feather!r}. Give pixels, 0 to {MOST_FEATHER}.")
     frame = subject.frame
     references = opened(request.references, task) if request.references else []
-    around = without(view_of(frame, frame.raster, metadata=metadata), hole)
+    control = control_of(sat, request.control, "temporal")
+    ranges = ranges_of(sat, control)
+    around = without(view_of(frame, frame.raster, metadata=metadata, ranges=ranges), hole)
     return Repainting(
         sat,
         request.settings(sat, UNGUIDED),
         metadata,
         (frame.raster.width, frame.raster.height),
         grid=frame.raster.grid,
-        views=[around, *(view_of(f, frame.raster) for f in references)],
-        control=control_of(sat, request.control, "temporal"),
+        views=[around, *(view_of(f, frame.raster, ranges=ranges) for f in references)],
+        control=control,
         task=task,
         output=subject.output(),
         samples=check_count("samples", request.samples, MOST_SAMPLES),

@@ -17,7 +17,7 @@ from diffusionsat.geo.stacks import Stack
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.restoring import Output
-from diffusionsat.tasks.views import radiometry
+from diffusionsat.tasks.views import Ranges, radiometry
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,11 @@ def control_of(sat: DiffusionSat, wanted: str | None, name: str) -> str | None:
         )
         return None
     return wanted or name
+
+
+def ranges_of(sat: DiffusionSat, control: str | None) -> Ranges | None:
+    """How a ControlNet is shown frames; see `Control.ranges`."""
+    return None if control is None else sat.control(control).ranges
 
 
 def files_of(frames: Sequence[Frame]) -> list[Path]:

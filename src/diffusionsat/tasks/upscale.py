@@ -20,7 +20,7 @@ from diffusionsat.errors import ConfigError
 from diffusionsat.geo.rasters import Raster, open_raster, refined
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, control_of, finest, hashes, known, opened
+from diffusionsat.tasks.inputs import Source, Subject, control_of, finest, hashes, known, opened, ranges_of
 from diffusionsat.tasks.measuring import Measurement, Residual, explained, optics, residual, respect
 from diffusionsat.tasks.restoring import BLOCK, Pixels, Restoration, restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
@@ -81,14 +81,16 @@ class UpscaleRequest(SamplingRequest):
         grid, transform = refined(raster, self.factor)
         coarse = known(frame.metadata, self.metadata)
         gsd = None if coarse.gsd is None else coarse.gsd / self.factor
+        control = control_of(sat, self.control, "super-resolution")
+        ranges = ranges_of(sat, control)
         return Upscale(
             sat,
             settings,
             coarse.replace(gsd=gsd),
             (raster.width * self.factor, raster.height * self.factor),
             grid=grid,
-            views=[view_of(f, raster, self.factor) for f in (*frames, *sharp)],
-            control=control_of(sat, self.control, "super-resolution"),
+            views=[view_of(f, raster, self.factor, ranges=ranges) for f in (*frames, *sharp)],
+            control=control,
             task="upscale",
             output=subject.output(places, transform),
             samples=samples,

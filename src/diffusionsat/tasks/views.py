@@ -1,7 +1,7 @@
 """Frames as networks are shown them: on the grid of a job, each band in its place, 0 to 1."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,7 +112,16 @@ def footprint(raster: Raster, factor: int = 1) -> Grid:
     )
 
 
-def view_of(frame: Frame, like: Raster, factor: int = 1, metadata: Metadata | None = None) -> View:
+Ranges = Mapping[int, tuple[float, float]]
+
+
+def view_of(
+    frame: Frame,
+    like: Raster,
+    factor: int = 1,
+    metadata: Metadata | None = None,
+    ranges: Ranges | None = None,
+) -> View:
     """A frame on the grid of a raster, or one so many times finer.
 
     Args:
@@ -120,6 +129,7 @@ def view_of(frame: Frame, like: Raster, factor: int = 1, metadata: Metadata | No
         like: Whose grid.
         factor: How many times finer.
         metadata: What the networks are told of it; None is the frame's own.
+        ranges: See `Control.ranges`.
 
     Raises:
         RasterError: If they share no ground, or one has no CRS and they differ in size.
@@ -133,10 +143,13 @@ def view_of(frame: Frame, like: Raster, factor: int = 1, metadata: Metadata | No
             )
         raster = copy.copy(raster)
         raster.crs, raster.transform = _NOWHERE, like.transform
+    shown, places = radiometry(frame), slots(frame)
+    if ranges is not None:
+        shown = shown.ranged([None if slot is None else ranges.get(slot) for slot in places])
     return View(
         raster=on_grid(raster, footprint(like, factor), "bilinear"),
-        slots=slots(frame),
-        radiometry=radiometry(frame),
+        slots=places,
+        radiometry=shown,
         metadata=metadata or frame.metadata,
     )
 

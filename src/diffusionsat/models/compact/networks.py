@@ -76,6 +76,8 @@ class CompactControl:
         network: What steers.
     """
 
+    ranges = None
+
     def __init__(self, network: CompactControlNet) -> None:
         self.network, self.dtype = network, torch.float32
 
