@@ -21,6 +21,7 @@ from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import Control, Frames, Residuals
 
 if TYPE_CHECKING:
+    from diffusionsat.tasks.features import Features
     from diffusionsat.tasks.scene import Scene
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -389,6 +390,26 @@ class DiffusionSat:
         from diffusionsat.tasks.edit import EditRequest, edit
 
         return edit(self, EditRequest(image=image, prompt=prompt, strength=strength, **options), on_step)
+
+    def features(
+        self, image: Any, metadata: Metadata | None = None, prompt: str = "", **options: Any
+    ) -> "Features":
+        """What the network sees in an image: dense maps and pooled vectors of its blocks.
+
+        Args:
+            image: uint8 (H, W, 3).
+            metadata: What it is told about the image; None is nothing.
+            prompt: What it is told is to be seen.
+            **options: ``sigma``, noise levels; ``blocks``, names; ``seed``: see
+                `diffusionsat.tasks.features.FeaturesRequest`.
+
+        Raises:
+            ConfigError: If an option is not possible.
+        """
+        from diffusionsat.tasks.features import FeaturesRequest, features
+
+        request = FeaturesRequest(prompt=prompt, metadata=metadata or Metadata(), **options)
+        return features(self, image, request)
 
     def invert(self, image: Any, *, on_step: OnStep | None = None, **options: Any) -> Tensor:
         """The noise that gives an image back, (1, C, h, w); see `diffusionsat.tasks.edit.invert`.

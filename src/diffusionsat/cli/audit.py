@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from diffusionsat.cli import options
-from diffusionsat.cli.features import known_metadata, numbers, place, read_pixels
 from diffusionsat.cli.progress import Bar
 
 _EPILOG = """\b
@@ -20,7 +19,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("image", metavar="IMAGE", type=click.Path(path_type=Path))
 @click.option("--prompt", default="", metavar="TEXT", help="Words that describe the image.")
-@place
+@options.place
 @click.option("--fields", default="season,gsd,place", show_default=True, metavar="NAME,NAME", help="To try.")
 @click.option("--sigma", default="0.5,1,2,4", show_default=True, metavar="S,S", help="Noise levels.")
 @click.option("--noises", type=int, default=8, show_default=True, metavar="N", help="At each level.")
@@ -46,7 +45,11 @@ def command(
     What is claimed is given by --lnglat, --date, --gsd and --cloud. It is the model's opinion and no
     measurement.
     """
-    metadata, levels, pixels = known_metadata(**place), numbers(sigma, "sigma"), read_pixels(image)
+    metadata, levels, pixels = (
+        options.known_metadata(**place),
+        options.numbers(sigma, "sigma"),
+        options.read_pixels(image),
+    )
 
     from diffusionsat.evaluation.plausibility import AuditRequest, audit, verdicts
     from diffusionsat.model import DiffusionSat

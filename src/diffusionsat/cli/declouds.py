@@ -71,7 +71,7 @@ def command(
         image=frames[0],
         mask=mask,
         references=others,
-        metadata=rasters.metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
+        metadata=options.known_metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
         grow=grow,
         feather=feather,
         samples=given["samples"],

@@ -62,7 +62,7 @@ def command(
         image=frames[0],
         strength=strength,
         mask=mask,
-        metadata=rasters.metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
+        metadata=options.known_metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
         feather=feather,
         samples=given["samples"],
         **rasters.sampling(sat, given | {"prompt": prompt}),

@@ -1,7 +1,7 @@
 """`diffusionsat features`."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import click
 
 from diffusionsat.cli import options
 from diffusionsat.cli.progress import Bar
-from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.errors import RasterError
 from diffusionsat.files import check_writable, writing
 
 _EPILOG = """\b
@@ -20,64 +20,12 @@ Examples:
 """
 
 
-def place(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--lnglat``, ``--date``, ``--gsd`` and ``--cloud``: what is known about an image."""
-    for option in (
-        click.option("--cloud", type=float, metavar="P", help="Its cloud cover in percent."),
-        click.option("--gsd", type=float, metavar="G", help="Its metres per pixel."),
-        click.option("--date", metavar="YYYY[-MM[-DD]]", help="Its day, month or year."),
-        click.option("--lnglat", type=options.LngLat(), metavar="LON,LAT", help="Its centre, degrees WGS84."),
-    ):
-        function = option(function)
-    return function
-
-
-def known_metadata(
-    lnglat: tuple[float, float] | None, date: str | None, gsd: float | None, cloud: float | None
-) -> Any:
-    """Metadata of the options that `place` adds."""
-    from diffusionsat.metadata import Metadata
-
-    lon, lat = lnglat or (None, None)
-    return Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
-
-
-def read_pixels(path: Path) -> Any:
-    """An image file as uint8 (H, W, 3).
-
-    Raises:
-        RasterError: If it cannot be read.
-    """
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P", "RGB", "RGBA"):
-                raise RasterError(f"{path} has the mode {image.mode}. Give an image of 8 bits a colour.")
-            return np.array(image.convert("RGB"))
-    except OSError as error:
-        raise RasterError(f"{path} cannot be read as an image: {error}.") from None
-
-
-def numbers(text: str, name: str) -> tuple[float, ...]:
-    """Numbers between commas.
-
-    Raises:
-        ConfigError: If they are none.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"{name} is {text!r}. Give numbers between commas, as in 0.1,0.5.") from None
-
-
 @click.command(epilog=_EPILOG)
 @click.argument("source", metavar="SRC")
 @click.option("--sigma", default="0.25", show_default=True, metavar="S,S", help="Noise levels.")
 @click.option("--blocks", metavar="NAME,NAME", help="Blocks of the network [its middle and way up].")
 @click.option("--prompt", default="", metavar="TEXT", help="What the network is told is to be seen.")
-@place
+@options.place
 @click.option("--known", is_flag=True, help="Tell the network what the data set knows of each image.")
 @click.option("--split", default="test", show_default=True, metavar="NAME", help="Of a data set.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Of the noise.")
@@ -115,8 +63,8 @@ def command(
         raise RasterError(f"{output} has suffix {output.suffix!r}; of {source} it is {wanted}.")
     if suffix in (".parquet", ".npz"):
         check_writable(output, overwrite=overwrite)
-    metadata, levels = known_metadata(**place), numbers(sigma, "sigma")
-    pixels = read_pixels(path) if suffix == ".npz" else None
+    metadata, levels = options.known_metadata(**place), options.numbers(sigma, "sigma")
+    pixels = options.read_pixels(path) if suffix == ".npz" else None
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.features import FeaturesRequest

@@ -65,7 +65,7 @@ def command(
         image=frames[0],
         mask=mask,
         references=others,
-        metadata=rasters.metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
+        metadata=options.known_metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
         feather=feather,
         samples=given["samples"],
         control=given["control"],

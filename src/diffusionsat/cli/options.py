@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from diffusionsat.errors import ConfigError, MetadataError
+from diffusionsat.errors import ConfigError, MetadataError, RasterError
 from diffusionsat.metadata import Metadata
 
 MOST_VALUES = 100  # of a sweep
@@ -151,6 +151,56 @@ def output(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--lnglat``, ``--date``, ``--gsd`` and ``--cloud``: what is known about an image."""
+    for option in (
+        click.option("--cloud", type=float, metavar="P", help="Its cloud cover in percent."),
+        click.option("--gsd", type=float, metavar="G", help="Its metres per pixel."),
+        click.option("--date", metavar="YYYY[-MM[-DD]]", help="Its day, month or year."),
+        click.option("--lnglat", type=LngLat(), metavar="LON,LAT", help="Its centre, degrees WGS84."),
+    ):
+        function = option(function)
+    return function
+
+
+def known_metadata(
+    lnglat: tuple[float, float] | None, date: str | None, gsd: float | None, cloud: float | None
+) -> Any:
+    """Metadata of the options that `place` adds."""
+    lon, lat = lnglat or (None, None)
+    return Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
+
+
+def read_pixels(path: Path) -> Any:
+    """An image file as uint8 (H, W, 3).
+
+    Raises:
+        RasterError: If it cannot be read.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "RGB", "RGBA"):
+                raise RasterError(f"{path} has the mode {image.mode}. Give an image of 8 bits a colour.")
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read as an image: {error}.") from None
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """Numbers between commas.
+
+    Raises:
+        ConfigError: If they are none.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}. Give numbers between commas, as in 0.1,0.5.") from None
 
 
 def quiet() -> bool:

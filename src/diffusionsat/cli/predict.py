@@ -61,7 +61,7 @@ def command(
         request = PredictRequest(
             frames=frames,
             on=on,
-            metadata=rasters.metadata(given["lnglat"], None, given["gsd"], given["cloud"]),
+            metadata=options.known_metadata(given["lnglat"], None, given["gsd"], given["cloud"]),
             samples=given["samples"],
             control=given["control"],
             **rasters.sampling(sat, given),

@@ -70,16 +70,6 @@ def frames(sources: Sequence[str], bands: str | None) -> list[Any]:
     return opened
 
 
-def metadata(
-    lnglat: tuple[float, float] | None, date: str | None, gsd: float | None, cloud: float | None
-) -> Any:
-    """What the options say about the result."""
-    from diffusionsat.metadata import Metadata
-
-    lon, lat = lnglat or (None, None)
-    return Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
-
-
 def sampling(sat: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The options of sampling as fields of a request."""
     from diffusionsat.cli.generate import guidance

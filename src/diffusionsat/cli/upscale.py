@@ -72,7 +72,9 @@ def command(
         frames=frames,
         factor=factor,
         references=sharp,
-        metadata=rasters.metadata(None if stac else given["lnglat"], None, given["gsd"], given["cloud"]),
+        metadata=options.known_metadata(
+            None if stac else given["lnglat"], None, given["gsd"], given["cloud"]
+        ),
         consistency=consistency,
         samples=given["samples"],
         all_bands=all_bands,

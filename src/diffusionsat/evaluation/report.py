@@ -22,11 +22,19 @@ FORMAT = "diffusionsat evaluation"
 FORMAT_VERSION = 1
 
 
-def prepare(folder: Path, parts: str, *, overwrite: bool) -> None:
-    """Make a folder for a report, or refuse one that holds a report or something else.
+def check(folder: Path, parts: str, *, overwrite: bool) -> set[str]:
+    """Refuse a folder that holds a report or something else.
+
+    Args:
+        folder: Where the report is to go.
+        parts: Name of the folder in it of work that was stopped.
+        overwrite: Whether what is there may be replaced.
+
+    Returns:
+        Names of what it holds.
 
     Raises:
-        RasterError: If it does, and is not to be overwritten.
+        RasterError: If it is a file, or holds something and that may not be replaced.
     """
     if folder.exists() and not folder.is_dir():
         raise RasterError(f"{folder} is a file. Give a folder for the report.")
@@ -34,6 +42,16 @@ def prepare(folder: Path, parts: str, *, overwrite: bool) -> None:
     if held and not overwrite and (REPORT in held or parts not in held):
         what = "a report" if REPORT in held else "other files"
         raise RasterError(f"{folder} holds {what}. Give another folder, or --overwrite.")
+    return held
+
+
+def prepare(folder: Path, parts: str, *, overwrite: bool) -> None:
+    """Make a folder for a report; to overwrite, remove the old report and what is kept of stopped work.
+
+    Raises:
+        RasterError: As `check`.
+    """
+    held = check(folder, parts, overwrite=overwrite)
     if overwrite and held:
         try:
             own = json.loads((folder / REPORT).read_text())["files"] if REPORT in held else []

@@ -154,7 +154,7 @@ def evaluate(
     network_of.cache_clear()
     figures.check()
     _check(request)
-    report.prepare(folder, PARTS, overwrite=overwrite)
+    report.check(folder, PARTS, overwrite=overwrite)
     names, reader = _networks(request)
     task, files = TASKS[request.task], ()
     settings: Settings | None = None
@@ -169,13 +169,9 @@ def evaluate(
     trained, taught = _trained(request, size)
     networks = [network_of(name) for name in names]
     said = protocol(request, asked, others, networks, settings, trained)
+    report.prepare(folder, PARTS, overwrite=overwrite)
     work = _Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
-    if settings is not None:
-        made, made_by, unit = _made(work, request, settings, asked)
-    else:
-        unit, made_by = LOOK, {"images": str(request.images)}
-        identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        made = work.complete("images", identity, -(-len(files) // LOOK), _Reading(files, size))
+    made, made_by, unit = _images(work, request, settings, asked, files)
     pixels = MadeUnits(made)
     evidence = Evidence(
         asked=asked,
@@ -209,9 +205,18 @@ def cases(request: EvaluateRequest) -> Cases:
     return choose(open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed)[0]
 
 
-def _made(
-    work: _Work, request: EvaluateRequest, settings: Settings, asked: Cases
+def _images(
+    work: _Work,
+    request: EvaluateRequest,
+    settings: Settings | None,
+    asked: Cases,
+    files: tuple[Path, ...],
 ) -> tuple[Kept, dict[str, Any], int]:
+    """The images that are judged, what made them, and how many a unit has."""
+    if settings is None:
+        identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        read = work.complete("images", identity, -(-len(files) // LOOK), _Reading(files, asked.size))
+        return read, {"images": str(request.images)}, LOOK
     sat, unit = _sat(request), TASKS[request.task].unit(settings)
     made_by = {
         "model": f"{sat.config.name}@{sat.config.version}",

@@ -25,6 +25,7 @@ from diffusionsat.geo.rasters import Raster
 
 _BLOCKS = (512, 256, 128)
 _BLOCK_NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.tif")
+_SMALL = {"GDAL_CACHEMAX": 64_000_000, "GDAL_MAX_DATASET_POOL_SIZE": 64}  # bytes, and files open at once
 _BESIDE = (".aux.xml", ".ovr", ".msk", ".msk.ovr")  # what GDAL reads with a file
 _TYPES = {"uint8": "Byte"}  # where GDAL has another name
 _COLOURS = {"red": "red", "green": "green", "blue": "blue", "B04": "red", "B03": "green", "B02": "blue"}
@@ -265,7 +266,7 @@ def _cloud_optimize(source: str, path: str, width: int, height: int, dtype: np.d
     count = max(1, math.ceil(math.log2(max(height, width) / block)))
     overviews = {"overviews": "none"} if height == width == 1 else {"overview_count": count}
     try:
-        with quiet_gdal():
+        with quiet_gdal(), rasterio.Env(**_SMALL):
             rasterio.shutil.copy(
                 source,
                 path,
