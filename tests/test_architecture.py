@@ -17,7 +17,8 @@ FLOORS = [
     {"checkpoints", "data"},
     {"model", "tasks"},
     {"training", "evaluation"},
-    {"compat", "cli", "service", "testing"},
+    {"compat", "service", "testing"},
+    {"cli"},  # whose commands start the service too
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ONE_ROOM = {"model", "tasks"}  # the object and its jobs

@@ -25,7 +25,10 @@ from diffusionsat.geo.rasters import Raster
 
 _BLOCKS = (512, 256, 128)
 _BLOCK_NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.tif")
-_SMALL = {"GDAL_CACHEMAX": 64_000_000, "GDAL_MAX_DATASET_POOL_SIZE": 64}  # bytes, and files open at once
+_SMALL: dict[str, Any] = {
+    "GDAL_CACHEMAX": 64_000_000,
+    "GDAL_MAX_DATASET_POOL_SIZE": 64,
+}  # bytes, and files open at once
 _BESIDE = (".aux.xml", ".ovr", ".msk", ".msk.ovr")  # what GDAL reads with a file
 _TYPES = {"uint8": "Byte"}  # where GDAL has another name
 _COLOURS = {"red": "red", "green": "green", "blue": "blue", "B04": "red", "B03": "green", "B02": "blue"}

@@ -1,7 +1,7 @@
 """The queue: jobs and uploads in SQLite, so that neither is lost or done twice when the machine dies.
 
-A job is ``accepted``, then ``running``, then one of ``successful``, ``failed`` and ``dismissed``, for good. Every
-change is one transaction that is on the disk before it is told to anybody.
+A job is ``accepted``, then ``running``, then one of ``successful``, ``failed`` and ``dismissed``, for good.
+Every change is one transaction that is on the disk before it is told to anybody.
 """
 
 import datetime
@@ -9,7 +9,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,13 +137,22 @@ class Store:
             ).fetchall()
         return [_row(row) for row in found]
 
-    def take(self, most: int) -> list[Row]:
+    def finished(self) -> list[tuple[str, str, str, int]]:
+        """Time, status, id and bytes of all jobs that are done, oldest first."""
+        with self._lock:
+            found = self._base.execute(
+                "select finished, status, id, bytes from jobs where status not in ('accepted', 'running')"
+                " order by finished"
+            ).fetchall()
+        return [tuple(row) for row in found]
+
+    def take(self, together: Callable[[Row], int]) -> list[Row]:
         """The job that has waited longest, now running, and those like it that can be done with it.
 
         A job that was running when the process died comes alone: it may be what made it die.
 
         Args:
-            most: Jobs that are done together.
+            together: How many like a job are done together.
         """
         with self._lock:
             first = self._one("select * from jobs where status = 'accepted' order by number limit 1")
@@ -154,7 +163,7 @@ class Store:
                 rows = self._base.execute(
                     "select * from jobs where status = 'accepted' and alike = ? and attempts = 0"
                     " order by number limit ?",
-                    (first["alike"], most),
+                    (first["alike"], together(_row(first))),
                 ).fetchall()
             now = _now()
             self._many(
@@ -163,6 +172,10 @@ class Store:
                 [(now, now, row["id"]) for row in rows],
             )
             return [self.job(row["id"]) for row in rows]
+
+    def running(self, name: str) -> bool:
+        """Whether a job runs and was not dismissed."""
+        return self._one("select 1 from jobs where id = ? and status = 'running'", name) is not None
 
     def finish(self, outcomes: Sequence[tuple[str, str, str, int]]) -> None:
         """Write down how running jobs ended; one that was dismissed meanwhile stays so.

@@ -22,6 +22,10 @@ export class Api {
     this.pictures = new Map(); // path -> promise of an object URL
   }
 
+  get root() {
+    return ROOT;
+  }
+
   get token() {
     return sessionStorage.getItem("token");
   }

@@ -109,7 +109,7 @@ export function changeInputs(uploads, mask) {
   return withoutUndefined(inputs);
 }
 
-const reference = ({ id, date, metadata }) => `upload:${id}${date && date !== metadata?.date ? `@${date}` : ""}`;
+const reference = ({ key, date, metadata }) => (date && date !== metadata?.date ? `${key}@${date}` : key);
 
 /** Rings of the hole that was drawn or typed. */
 export function hole() {

@@ -1,6 +1,7 @@
 // The same job for a terminal and for Python, as the command line and the package spell it.
 
-const UPLOAD = /^upload:([^@]+)(?:@(.+))?$/;
+import { nameOf, parsed } from "./jobs.js";
+
 const FLAGS = { steps: "--steps", solver: "--solver", guidance: "--guidance", negative: "--negative" };
 const OWN_FLAGS = {
   upscale: { factor: "--factor", consistency: "--consistency", prompt: "--prompt", samples: "--samples" },
@@ -10,11 +11,11 @@ const OWN_FLAGS = {
   edit: { strength: "--strength", feather: "--feather", samples: "--samples" },
 };
 
-/** A command for a POSIX shell. `model` names the model, `nameOf` the file of an upload. */
-export function shell(process, inputs, model, nameOf) {
+/** A command for a POSIX shell; `model` names the model. */
+export function shell(process, inputs, model) {
   const words = ["diffusionsat", process];
   const { frames, image, references = [], mask, metadata = {} } = inputs;
-  const file = (reference) => quoted(fileOf(reference, nameOf));
+  const file = (reference) => quoted(fileOf(reference));
   for (const reference of frames ?? [image]) if (reference) words.push(file(reference));
   if (process === "generate" || process === "edit") words.push(quoted(inputs.prompt ?? ""));
   let before = "";
@@ -41,11 +42,12 @@ export function shell(process, inputs, model, nameOf) {
 }
 
 /** A few lines of Python. */
-export function python(process, inputs, model, nameOf) {
+export function python(process, inputs, model) {
   const { frames, image, references = [], mask, metadata = {}, prompt = "", ...rest } = inputs;
   const opened = (reference) => {
-    const [, id, date] = UPLOAD.exec(reference);
-    return date ? `open_frame(${literal(nameOf(id))}, date=${literal(date)})` : literal(nameOf(id));
+    const { date } = parsed(reference);
+    const name = literal(nameOf(reference));
+    return date ? `open_frame(${name}, date=${literal(date)})` : name;
   };
   const list = (many) => `[${many.map(opened).join(", ")}]`;
   const known = Object.entries(metadata).map(([name, value]) => `${name}=${literal(value)}`);
@@ -75,9 +77,9 @@ const given = (value) => value !== undefined && value !== null && value !== "";
 
 const quoted = (text) => (/^[\w./:@=,+-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
-function fileOf(reference, nameOf) {
-  const [, id, date] = UPLOAD.exec(reference);
-  return date ? `${nameOf(id)}@${date}` : nameOf(id);
+function fileOf(reference) {
+  const { date } = parsed(reference);
+  return date ? `${nameOf(reference)}@${date}` : nameOf(reference);
 }
 
 /** Python's spelling of a value. */

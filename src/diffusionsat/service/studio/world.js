@@ -10,7 +10,7 @@ export function decode(topology) {
     for (const index of polygonsOf(country).flat(2)) uses[index < 0 ? ~index : index]++;
   }
   const polygonsAsCoordinates = (geometry) =>
-    polygonsOf(geometry).map((polygon) => polygon.map((ring) => joined(ring, arcs)));
+    polygonsOf(geometry).map((polygon) => polygon.map((ring) => unwrapped(joined(ring, arcs))));
   const land = topology.objects.land.geometries.flatMap(polygonsAsCoordinates);
   // An arc that two countries share is a border; one that is used once is a coast, which the land draws.
   const borders = arcs.filter((_, index) => uses[index] > 1);
@@ -40,6 +40,24 @@ function joined(ring, arcs) {
   for (const index of ring) {
     const arc = index < 0 ? arcs[~index].toReversed() : arcs[index];
     for (let i = line.length ? 1 : 0; i < arc.length; i++) line.push(arc[i]);
+  }
+  return line;
+}
+
+/**
+ * A ring without jumps from 180 to -180 degrees: it goes on beyond 180 instead. One around a pole (Antarctica) is
+ * closed along that pole. An edge that lies at a pole is no jump, however long it is.
+ */
+function unwrapped(ring) {
+  let turn = 0;
+  const line = ring.map(([lon, lat], i) => {
+    const step = i ? lon - ring[i - 1][0] : 0;
+    if (Math.abs(step) > 180 && Math.abs(lat) < 89) turn -= Math.sign(step) * 360;
+    return [lon + turn, lat];
+  });
+  if (turn) {
+    const pole = Math.sign(line[0][1]) * 90;
+    line.push([line.at(-1)[0], pole], [line[0][0], pole], line[0]);
   }
   return line;
 }

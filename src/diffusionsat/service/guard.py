@@ -1,0 +1,128 @@
+"""What stands before every request: who may ask, from where, how much, and what browsers may do with it."""
+
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from diffusionsat.service.limits import Limits, Problem, check
+
+PROBLEMS = "application/problem+json"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; worker-src blob: 'self'; img-src 'self' data: blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_TITLES = {
+    400: "Bad request",
+    401: "A token is needed",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    413: "Too large",
+    415: "Not a raster",
+    422: "Not possible",
+    429: "The queue is full",
+    500: "A fault of the service",
+}
+_OPEN = ("/", "/favicon.ico")  # the page asks for the token
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: What it stands before.
+        token: That every request must bear; None is none, and then only this machine is answered.
+        limits: Of what is sent.
+    """
+
+    def __init__(self, app: Any, token: str | None, limits: Limits) -> None:
+        self.app, self.token, self.limits = app, token, limits
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer, or refuse."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def with_headers(message: Any) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                fixed = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *fixed]}
+            await send(message)
+
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            self._admit(scope["path"], headers)
+            most = self.limits.upload_bytes + 2**16 if scope["path"] == "/uploads" else self.limits.body_bytes
+            await self.app(scope, _measured(receive, headers, most), with_headers)
+        except Problem as problem:
+            if begun:
+                raise
+            await answer(problem, with_headers)
+
+    def _admit(self, path: str, headers: dict[str, str]) -> None:
+        host = headers.get("host", "")
+        if self.token is None:
+            if urlsplit(f"//{host}").hostname not in ("localhost", "127.0.0.1", "::1"):
+                raise Problem(403, f"The host {host[:100]!r} is not this machine. Start with --token-file.")
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != host:
+                raise Problem(403, "Pages of other sites may not use this service.")
+        elif path not in _OPEN and not path.startswith("/studio/"):
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+            if kind.lower() != "bearer" or not right:
+                raise Problem(
+                    401,
+                    "Send the service's token: Authorization: Bearer TOKEN.",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+
+
+def _measured(receive: Callable[[], Any], headers: dict[str, str], most: int) -> Callable[[], Any]:
+    """What gives the body, and refuses it as soon as it is too long, unread if its length is told.
+
+    Raises:
+        Problem: If it is too long.
+    """
+    told, seen = headers.get("content-length", "0")[:20], 0
+
+    def look(length: int) -> None:
+        try:
+            check("The length of what is sent", length, most, 413, " bytes")
+        except Problem as problem:
+            raise Problem(413, problem.detail, {"Connection": "close"}) from None  # the rest is not read
+
+    look(int(told) if told.isdecimal() else 0)
+
+    async def measured() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        look(seen)
+        return message
+
+    return measured
+
+
+def body_of(problem: Problem) -> dict[str, Any]:
+    """A refusal as RFC 9457 writes it."""
+    title = _TITLES.get(problem.status, "Error")
+    return {"type": "about:blank", "title": title, "status": problem.status, "detail": problem.detail}
+
+
+async def answer(problem: Problem, send: Any) -> None:
+    """Send a refusal."""
+    body = json.dumps(body_of(problem)).encode()
+    headers = {"content-type": PROBLEMS, "content-length": str(len(body)), **problem.headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
