@@ -44,7 +44,10 @@ def test_pystac_client_opens_it(client):
     client.post("/processes/generate/execution", json={"inputs": QUICK})
     with pytest.warns(pystac_client.warnings.NoConformsTo):
         catalogue = pystac_client.Client.open(f"{client.base_url}/catalog.json")
-    assert [item.properties["synthetic"] for item in catalogue.get_items()][0] is True
+    with pytest.warns(pystac_client.warnings.FallbackToPystac):
+        items = list(catalogue.get_items())
+    assert items
+    assert all(item.properties["synthetic"] for item in items)
 
 
 def test_items_and_inputs_keep_to_their_schemas(client, tmp_path):
@@ -101,7 +104,7 @@ def call_with_nonsense(client, most: int) -> int:
 
 
 def test_nonsense_makes_no_fault(client):
-    assert call_with_nonsense(client, 10) > 100
+    assert call_with_nonsense(client, 5) > 60
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def serve(model: Path, data: Path) -> tuple[subprocess.Popen, Client]:
         try:
             client.get("/conformance")
             return process, client
-        except httpx.ConnectError:
+        except httpx.TransportError:
             assert process.poll() is None
             time.sleep(0.1)
     raise AssertionError("the service did not start")
@@ -54,6 +54,7 @@ def test_killed_in_the_middle_of_twenty_jobs(tiny, sat, tmp_path):
     client.until(jobs[3], "successful")
     process.send_signal(signal.SIGKILL)
     process.wait()
+    client.close()
     results = {path.name: path.stat() for path in (data / "jobs").iterdir()}
     assert results
     process, client = serve(tiny, data)
@@ -76,6 +77,7 @@ def test_killed_in_the_middle_of_twenty_jobs(tiny, sat, tmp_path):
                 apart = np.abs(np.moveaxis(file.read(), 0, 2).astype(int) - scene.pixels)
             assert apart.max() <= 1
     finally:
+        client.close()
         process.terminate()
         assert process.wait(20) in (0, -signal.SIGTERM)
 

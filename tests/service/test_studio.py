@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
+import click
 import fake_api
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ WITH_A_NAME = {"button", "checkbox", "combobox", "listbox", "radio", "slider", "
 in_browser = [
     pytest.mark.slow,
     pytest.mark.allow_hosts(["127.0.0.1", "::1"]),
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),  # images without a place
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
 ]
 
@@ -138,14 +140,18 @@ def page(driver: webdriver.Chrome) -> Iterator[Page]:
     server = fake_api.serve(service)
     address = f"http://127.0.0.1:{server.server_port}/"
     page = Page(driver, service, address)
+    driver.get("about:blank")
+    for log in ("browser", "performance"):  # of the page before, be it the browser's own
+        driver.get_log(log)
     yield page
     complaints = [e["message"] for e in driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
     events = [json.loads(e["message"])["message"] for e in driver.get_log("performance")]
+    driver.get("about:blank")
     server.shutdown()
     server.server_close()
     assert [c for c in complaints if not re.search(page.allowed, c)] == []
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    ours = (address, "blob:" + address, "data:", "about:", "chrome:")  # the browser's own pages
+    ours = (address, "blob:" + address, "data:", "about:")
     assert [url for url in asked if not url.startswith(ours)] == []
     assert any(url.startswith(address) for url in asked)
 
@@ -453,7 +459,7 @@ class TestRecipes:
 
     @pytest.mark.parametrize(("process", "inputs"), JOBS, ids=[name for name, _ in JOBS])
     def test_they_are_read_by_the_command_line_and_by_python(self, page, process, inputs):
-        from diffusionsat.cli.main import main
+        from diffusionsat.cli.main import cli
 
         page.driver.get(page.address + "?map=flat")
         script = """
@@ -464,7 +470,7 @@ class TestRecipes:
         shell, python = page.driver.execute_async_script(script, process, inputs)
         program, verb, *words = shlex.split(shell.splitlines()[-1])
         assert (program, verb) == ("diffusionsat", process)
-        command = main.get_command(None, process)
+        command = cli.get_command(click.Context(cli), process)
         given = command.make_context(process, words).params
         assert given["seed"] == inputs["seed"]
         assert given["model"] == "compact@1"

@@ -1,6 +1,7 @@
 """Frames as networks are shown them: on the grid of a job, each band in its place, 0 to 1."""
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from diffusionsat.geo.warping import on_grid
 from diffusionsat.metadata import Metadata
 from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import BANDS, Frames
+
+log = logging.getLogger(__name__)
 
 _SAMPLED = 8  # blocks along each side that tell the range of numbers of unknown scale
 _BLOCK = 64
@@ -143,6 +146,8 @@ def view_of(
             )
         raster = copy.copy(raster)
         raster.crs, raster.transform = _NOWHERE, like.transform
+    elif raster.grid != like.grid:
+        log.warning("%s lies on another grid than %s and is warped to it", raster.name, like.name)
     shown, places = radiometry(frame), slots(frame)
     if ranges is not None:
         shown = shown.ranged([None if slot is None else ranges.get(slot) for slot in places])
