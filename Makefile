@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test test-all test-torch-free test-published lint format docs bench clean
+.PHONY: venv demo test test-all studio test-torch-free test-published lint format docs bench clean
 
 venv: $(STAMP)
 
@@ -38,6 +38,10 @@ format: venv
 docs: venv
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The documentation lies in docs/_build/html/index.html."
+
+# The studio's vendored files, again from npm; not needed for anything else.
+studio:
+	node scripts/build_studio.mjs
 
 bench: venv
 	$(BIN)/python benchmarks/generate.py

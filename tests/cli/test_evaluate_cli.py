@@ -86,6 +86,21 @@ def test_images_from_elsewhere_answer_cases(folder, tiny, tmp_path, capsys):
         run(evaluate.command, *common, "--images", tmp_path / "made", "--model", tiny, "-o", tmp_path / "x")
 
 
+def test_what_is_given_to_others_to_sharpen(folder, tmp_path, capsys):
+    common = ("upscale", "--data", folder / "set", "--features", folder / "pooled.pt", "-n", 3)
+    assert run(evaluate.command, *common, "--cases", "-o", tmp_path / "asked") == 0
+    (tmp_path / "made").mkdir()
+    for i in range(3):
+        image = Image.open(tmp_path / f"asked/{i:06d}/given-0.png")
+        assert image.size == (16, 16)
+        assert json.loads((tmp_path / f"asked/{i:06d}/given-0.json").read_text())["gsd"] == 40
+        image.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / f"made/{i:06d}.png")
+    assert run(evaluate.command, *common, "--images", tmp_path / "made", "-o", tmp_path / "out") == 0
+    pairs = json.loads((tmp_path / "out/report.json").read_text())["tables"]["pairs"]
+    scores = {row["set"]: row["psnr"] for row in pairs}
+    assert scores["model"] == scores["bicubic"] != scores["mean colour"]
+
+
 def test_an_audit(tiny, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diffusionsat import ConfigError, Metadata, RasterError
-from diffusionsat.errors import DatasetError
+from diffusionsat.errors import CheckpointError, DatasetError
 from diffusionsat.evaluation import quality, report, run
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import cases, evaluate
@@ -39,6 +39,18 @@ class Colours(torch.nn.Module):
         mean = image.mean((2, 3))
         quarters = torch.nn.functional.adaptive_avg_pool2d(image, 2).flatten(1)
         return torch.cat([mean, mean * mean, quarters], 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_shipped_classifier():
+    """It reads satellite images, and says nothing of painted ones."""
+
+    def absent(folder=None):
+        raise CheckpointError("no classifier")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_classifier", absent)
+        yield
 
 
 @pytest.fixture(scope="module")

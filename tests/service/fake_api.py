@@ -1,7 +1,8 @@
 """A service that answers as the real one does, with canned pictures: to work on the studio without a model.
 
 ``python tests/service/fake_api.py 8800`` serves it on http://127.0.0.1:8800/. Its images are quarters of red,
-green, blue and yellow, each month in its own brightness, so that it is seen whether corners and order are right.
+green, blue and yellow, each month in its own brightness, so that it is seen whether corners and order are
+right.
 A prompt that begins with "fail" fails, one that begins with "slow" takes until it is cancelled.
 """
 
@@ -111,7 +112,7 @@ class Service:
 
     def results(self, name: str) -> dict:
         files = self.files[name]
-        corners, size = corners_of(files["image.tif"])
+        corners, _ = corners_of(files["image.tif"])
         assets = {}
         for file in files:
             key, kind = Path(file).stem.removeprefix("image."), Path(file).suffix

@@ -17,7 +17,7 @@ from diffusionsat.service.running import opened
 
 BERN = {"lon": 7.44, "lat": 46.95, "gsd": 10}
 QUICK = {"prompt": "a river", "metadata": BERN, "size": [64, 64], "steps": 2}
-SLOW = {"prompt": "a sea", "size": [512, 512], "steps": 200}
+SLOW = {"prompt": "a sea", "size": [256, 256], "steps": 200}
 
 
 class Client(httpx.Client):
@@ -57,11 +57,13 @@ def running(sat, data: Path, *, token=None, **options) -> Iterator[Client]:
         while not server.started:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            client.service = service
-            yield client
-        server.should_exit = True
-        thread.join()
+        try:
+            with Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                client.service = service
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def geotiff(path: Path, *, bands=3, side=24, dtype="uint8", seed=0, **profile) -> Path:

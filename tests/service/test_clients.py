@@ -1,5 +1,8 @@
 """Programs of others against the service: OGC, STAC and OpenAPI clients."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,21 @@ def test_pystac_client_opens_it(client):
         items = list(catalogue.get_items())
     assert items
     assert all(item.properties["synthetic"] for item in items)
+
+
+def test_rio_tiler_reads_a_result_over_http(client):
+    """In a process of its own: GDAL keeps Python's lock while it waits for some answers."""
+    code = (
+        "import json, sys; from rio_tiler.io import Reader; reader = Reader(sys.argv[1]);"
+        "shape = reader.preview(indexes=(1, 2, 3)).array.shape;"
+        "print(json.dumps([reader.get_geographic_bounds('epsg:4326'), shape]))"
+    )
+    item = client.post("/processes/generate/execution", json={"inputs": QUICK}).json()
+    words = [sys.executable, "-c", code, item["assets"]["image"]["href"]]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60)
+    bounds, shape = json.loads(done.stdout)
+    assert bounds == pytest.approx(item["bbox"], abs=1e-3)
+    assert shape == [3, 64, 64]
 
 
 def test_items_and_inputs_keep_to_their_schemas(client, tmp_path):

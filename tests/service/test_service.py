@@ -1,8 +1,12 @@
 """The addresses of the service: execution, jobs, progress, results, tiles, and who may ask."""
 
+import functools
 import io
+import itertools
 import json
 import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -12,6 +16,12 @@ from PIL import Image
 from pyproj import Transformer
 
 from diffusionsat import Metadata
+
+
+class SilentFiles(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -103,6 +113,16 @@ def test_progress_is_told_as_it_comes(client, monkeypatch):
     assert previews
     assert all(p["png"].startswith("data:image/png;base64,") and len(p["corners"]) == 4 for p in previews)
     assert [name for name, _ in events(client, job)] == ["status"]
+
+
+def test_job_that_is_cancelled_and_removed_at_once(client):
+    job = client.submit("generate", SLOW)
+    client.until(job, "running")
+    for _ in range(2):
+        assert client.delete(f"/jobs/{job}").status_code == 200
+    assert client.delete(f"/jobs/{job}").json()["type"].endswith("/no-such-job")
+    assert client.until(client.submit("generate", QUICK))["status"] == "successful"
+    assert not [path for path in client.service.folder.root.rglob("*") if job in path.name]
 
 
 def test_cancelled_job_stops_and_leaves_nothing(client):
@@ -297,6 +317,33 @@ def test_what_is_no_json_is_refused(client, content):
     assert client.post("/processes/generate/execution", content=content).status_code == 400
 
 
+def test_addresses_outside_if_they_are_allowed(sat, tmp_path):
+    """GeoTIFFs are read; what names other files is not."""
+    geotiff(tmp_path / "a.tif")
+    (tmp_path / "b.tif").write_text(
+        f'<VRTDataset rasterXSize="1" rasterYSize="1">{tmp_path}/a.tif</VRTDataset>'
+    )
+    handler = functools.partial(SilentFiles, directory=str(tmp_path))
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), handler) as files,
+        running(sat, tmp_path / "data", remote=True) as client,
+    ):
+        thread = threading.Thread(target=files.serve_forever)
+        thread.start()
+        base = f"http://127.0.0.1:{files.server_port}"
+        inputs = {"prompt": "a sea", "steps": 2, "strength": 0.5}
+        job = client.submit("edit", {**inputs, "image": f"{base}/a.tif?token=secret@2020-05"})
+        assert client.until(job)["status"] == "successful"
+        item = client.get(f"/jobs/{job}/results").json()
+        assert item["properties"]["start_datetime"] == "2020-05-01T00:00:00Z"
+        assert "secret" not in json.dumps(item)
+        bad = client.until(client.submit("edit", {**inputs, "image": f"{base}/b.tif"}))
+        assert bad["status"] == "failed"
+        assert "cannot be read as a GeoTIFF" in bad["message"]
+        files.shutdown()
+        thread.join()
+
+
 def test_full_queue(sat, tmp_path):
     from diffusionsat.service.limits import Limits
 
@@ -341,17 +388,36 @@ def test_every_answer_has_the_policy(client):
     assert client.get("/studio/%2e%2e/app.py").status_code == 404
 
 
-def test_many_clients_lose_nothing(client, sat):
-    """Twelve at once, who wait for their images."""
-    answers = {}
+def ask_as_many(client, clients: int, seconds: float) -> list[tuple[int, int, int | None]]:
+    """Seed, status and seed that was made, of all answers to clients who ask again at once."""
+    seeds, got, end = itertools.count(), [], time.monotonic() + seconds
 
-    def ask(seed):
-        answers[seed] = client.post("/processes/generate/execution", json={"inputs": QUICK | {"seed": seed}})
+    def ask():
+        while True:
+            seed = next(seeds)
+            answer = client.post("/processes/generate/execution", json={"inputs": QUICK | {"seed": seed}})
+            got.append(
+                (seed, answer.status_code, answer.json().get("properties", {}).get("diffusionsat:seed"))
+            )
+            if time.monotonic() > end:
+                return
 
-    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(12)]
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [answers[seed].status_code for seed in range(12)] == [200] * 12
-    assert [answers[seed].json()["properties"]["diffusionsat:seed"] for seed in range(12)] == list(range(12))
+    return sorted(got)
+
+
+def test_many_clients_lose_nothing(client):
+    assert ask_as_many(client, 12, 0) == [(seed, 200, seed) for seed in range(12)]
+
+
+@pytest.mark.slow
+def test_fifty_clients_for_a_minute_lose_nothing(sat, tmp_path):
+    with running(sat, tmp_path) as client:
+        client.timeout = None
+        got = ask_as_many(client, 50, 60)
+        assert got == [(seed, 200, seed) for seed in range(len(got))]
+        assert len(client.get("/catalog.json").json()["links"]) == len(got) + 1

@@ -16,6 +16,8 @@ Examples:
   diffusionsat evaluate generate --data eurosat_rgb/ -n 256 -o report/
   diffusionsat evaluate generate --data eurosat_rgb/ -n 256 --size 64 --cases -o wanted.geojsonl
   diffusionsat evaluate generate --data eurosat_rgb/ --images made-elsewhere/ -o theirs/
+  diffusionsat evaluate upscale --data eurosat_rgb/ -n 256 --factor 4 --samples 8 -o sharp/
+  diffusionsat evaluate predict --data naip_north_dakota/ --data s2_monthly_ecomapper/ -o dates/
 """
 
 
@@ -27,8 +29,8 @@ Examples:
 @click.option(
     "--split", default="test", show_default=True, metavar="NAME", help="Whose images are asked for."
 )
-@click.option("-n", "count", type=int, metavar="N", help="Images [half of the split's, at most 10,000].")
-@click.option("--size", type=int, metavar="PX", help="Side of the images [the model's].")
+@click.option("-n", "count", type=int, metavar="N", help="Images [half of the split's, or all].")
+@click.option("--size", type=int, metavar="PX", help="Side of the images [the model's; 64].")
 @click.option("--features", multiple=True, metavar="NAME|PATH", help="Feature network [those installed].")
 @click.option(
     "--trained",
@@ -42,6 +44,20 @@ Examples:
     "--classifier", type=click.Path(path_type=Path), metavar="DIR", help="Classifier [the shipped]."
 )
 @click.option("--clip", type=click.Path(path_type=Path), metavar="DIR", help="CLIP model for text alignment.")
+@click.option(
+    "--factor", type=int, default=4, show_default=True, metavar="F", help="How much finer; for upscale."
+)
+@click.option(
+    "--samples", type=int, default=1, show_default=True, metavar="K", help="Images a case; not for generate."
+)
+@click.option(
+    "--consistency",
+    type=click.Choice(["off", "soft", "hard"]),
+    default="hard",
+    show_default=True,
+    help="With the input; for upscale.",
+)
+@click.option("--control", metavar="NAME", help="ControlNet; '' is none [the model's for the task].")
 @click.option("--workers", type=int, default=1, show_default=True, metavar="W", help="Processes.")
 @options.sampling
 @options.model
@@ -68,7 +84,8 @@ def command(
     OUT is a folder; it gets report.md, report.json, figures, sheets and every image's scores as Parquet. A
     run that was stopped goes on by the same command; its numbers depend neither on that nor on --workers.
     Images from elsewhere that answer --cases are named by their ids: 000000.png and so on. Known tasks:
-    generate.
+    generate; and upscale, predict, inpaint and declouds, whose images are compared with true ones. Of these
+    --cases writes a folder, in which the inputs lie too.
     """
     if images is not None and context.get_parameter_source("model") is ParameterSource.COMMANDLINE:
         raise ConfigError("--model and --images exclude each other. Give one of them.")
@@ -76,7 +93,6 @@ def command(
     from diffusionsat.evaluation import run
     from diffusionsat.evaluation.protocol import EvaluateRequest
     from diffusionsat.execution import executor
-    from diffusionsat.files import write_bytes
 
     request = EvaluateRequest(
         task=task,
@@ -88,10 +104,7 @@ def command(
         **more,
     )
     if cases:
-        asked = run.cases(request)
-        lines = (json.dumps(case.feature(i)) + "\n" for i, case in enumerate(asked.cases))
-        write_bytes(output, "".join(lines).encode(), overwrite=overwrite)
-        click.echo(json.dumps({"path": str(output), "cases": len(asked)}))
+        click.echo(json.dumps({"path": str(output), "cases": run.ask(request, output, overwrite=overwrite)}))
         return 0
     with executor(workers) as execute, Bar("units", None) as bar:
         told = run.evaluate(

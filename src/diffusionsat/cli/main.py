@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "Measure a model, or images made by another, against real ones.",
     "compare": "Set the reports of evaluations side by side.",
     "audit": "Say which place, season and resolution a model finds likely for an image.",
+    "serve": "Serve the studio, and an API that other programs call.",
     "info": "Say what a checkpoint is, or an image made by diffusionsat.",
     "download": "Fetch a released checkpoint of DiffusionSat and convert it.",
     "convert": "Write a released checkpoint as safetensors.",

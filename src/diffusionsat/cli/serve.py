@@ -81,4 +81,6 @@ def command(
         most_bytes=None if quota is None else round(quota * 1e9),
         remote=allow_remote,
     ) as service:
+        if not options.quiet():
+            click.echo(f"http://{host}:{port}/ (Ctrl-C ends it; what waits is kept in {data})", err=True)
         listen(service, host, port, token)

@@ -79,7 +79,7 @@ class _Detected(Mask):
 
 def _detector() -> Any:
     try:
-        from s2cloudless import S2PixelCloudDetector
+        from s2cloudless import S2PixelCloudDetector  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("Finding clouds without a band that tells them", "clouds") from None
     return S2PixelCloudDetector(

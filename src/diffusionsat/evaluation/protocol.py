@@ -1,7 +1,7 @@
 """The protocol of a report: what must be equal for two reports' figures to be compared."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,11 @@ class EvaluateRequest:
         clip: Folder of a CLIP-like model of transformers, for text alignment.
         device: Of the model.
         precision: Of the model.
+        factor: Pixels that come of one along each side, for `upscale`.
+        samples: Images that are made of each case by tasks that answer to a true image; their mean is the
+            result, and from four on their spread is judged.
+        consistency: As in `UpscaleRequest`.
+        control: Name of the ControlNet; None is the model's for the task, ``""`` is none.
     """
 
     task: str
@@ -62,25 +67,31 @@ class EvaluateRequest:
     clip: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    factor: int = 4
+    samples: int = 1
+    consistency: str = "hard"
+    control: str | None = None
 
 
 def protocol(
     request: EvaluateRequest,
     asked: Cases,
-    others: Cases,
+    others: Cases | None,
     networks: Sequence[FeatureNetwork],
     settings: Settings | None,
     trained: Cases | None,
+    conditions: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The protocol as JSON can hold it, with its own ``hash``.
 
     Args:
         request: What is measured.
         asked: Cases that are asked for.
-        others: Cases that are compared with.
+        others: Cases that are compared with; None if each image answers to its own.
         networks: Feature networks.
         settings: How was sampled; None for images from elsewhere.
         trained: Training cases that are looked for copies.
+        conditions: What else the task says of how it is measured.
     """
     sampled = None
     if settings is not None:
@@ -91,7 +102,7 @@ def protocol(
         "task": request.task,
         "split": request.split,
         "sources": sorted({source.name for source in asked.sources}),
-        "data_hash": digest([asked.digest, others.digest, trained and trained.digest]),
+        "data_hash": digest([asked.digest, others and others.digest, trained and trained.digest]),
         "n": len(asked),
         "size": asked.size,
         "crop": CROP,
@@ -101,6 +112,7 @@ def protocol(
         "features_size": {network.name: network.input.size for network in networks},
         "sampling": sampled,
         "clip": None if request.clip is None else _weights(request.clip),
+        **conditions,
         "metrics_version": METRICS_VERSION,
         "software": f"diffusionsat {version('diffusionsat')}",
     }

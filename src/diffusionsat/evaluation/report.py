@@ -246,6 +246,8 @@ _BETTER = {  # of figures that are no metrics of the catalogue
     "near_copies": "lower",
     "realism": "lower",
     "kernel_distance_generated": "lower",
+    "psnr_gain": "higher",
+    "feature_distance_gain": "higher",
 }
 
 

@@ -1,9 +1,11 @@
 """An evaluation from its request to its report."""
 
 import functools
+import io
+import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,16 +13,22 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
-from diffusionsat.evaluation import figures, report
+from diffusionsat.evaluation import contest, figures, report
 from diffusionsat.evaluation.cases import Cases, central, choose, every, open_sources, reduction
 from diffusionsat.evaluation.evidence import LOOK, Evidence, Look, MadeUnits, RealUnits, Seen, network_of
 from diffusionsat.evaluation.features import NETWORKS, load_classifier
 from diffusionsat.evaluation.generating import Generate
+from diffusionsat.evaluation.inpainting import Inpaint
+from diffusionsat.evaluation.paired import SIZE, UNIT, Paired
+from diffusionsat.evaluation.predicting import Predict
 from diffusionsat.evaluation.probes import Probes, fit_probes
 from diffusionsat.evaluation.protocol import EvaluateRequest, protocol
 from diffusionsat.evaluation.section import Section
+from diffusionsat.evaluation.trials import Given
 from diffusionsat.evaluation.units import Arrays, Kept, OnUnit, complete
+from diffusionsat.evaluation.upscaling import Upscale
 from diffusionsat.execution import Execute
+from diffusionsat.files import write_bytes
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.sampling import Settings
 
@@ -50,7 +58,13 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"generate": Generate()}
+TASKS: dict[str, Task | Paired] = {
+    "generate": Generate(),
+    "upscale": Upscale(),
+    "predict": Predict(),
+    "inpaint": Inpaint(clouds=False),
+    "declouds": Inpaint(clouds=True),
+}
 
 
 @functools.lru_cache(1)
@@ -63,6 +77,7 @@ def _model(name: str, device: str, precision: str) -> DiffusionSat:
 class _Making:
     """The images of a unit, made by the model."""
 
+    task: Any
     request: EvaluateRequest
     asked: Cases
     unit: int
@@ -70,7 +85,25 @@ class _Making:
     def __call__(self, unit: int) -> Arrays:
         request = self.request
         rows = range(unit * self.unit, min((unit + 1) * self.unit, len(self.asked)))
-        return TASKS[request.task].make(_sat(request), request, self.asked, rows)
+        return self.task.make(_sat(request), request, self.asked, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """Scores of a unit's images against the true ones."""
+
+    task: Paired
+    request: EvaluateRequest
+    asked: Given
+    made: Kept
+    networks: tuple[str, ...]
+
+    def __call__(self, unit: int) -> Arrays:
+        rows = range(unit * UNIT, min((unit + 1) * UNIT, len(self.asked)))
+        names = ["pixels"] if self.request.images is not None else ["pixels", "samples"]
+        made = {name: self.made.part(unit, name) for name in names}
+        networks = [network_of(name) for name in self.networks]
+        return self.task.score(self.request, self.asked, rows, made, networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +112,11 @@ class _Reading:
 
     files: tuple[Path, ...]
     size: int
+    unit: int
 
     def __call__(self, unit: int) -> Arrays:
-        return {"pixels": np.stack([self._square(f) for f in self.files[unit * LOOK : (unit + 1) * LOOK]])}
+        files = self.files[unit * self.unit : (unit + 1) * self.unit]
+        return {"pixels": np.stack([self._square(file) for file in files])}
 
     def _square(self, file: Path) -> np.ndarray:
         try:
@@ -156,7 +191,10 @@ def evaluate(
     _check(request)
     report.check(folder, PARTS, overwrite=overwrite)
     names, reader = _networks(request)
+    work = _Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
     task, files = TASKS[request.task], ()
+    if isinstance(task, Paired):
+        return _contest(task, request, folder, work, names, overwrite=overwrite)
     settings: Settings | None = None
     if request.model is not None:
         sat = _sat(request)
@@ -168,10 +206,10 @@ def evaluate(
     asked, others = choose(sources, n=request.n if files == () else len(files), size=size, seed=request.seed)
     trained, taught = _trained(request, size)
     networks = [network_of(name) for name in names]
-    said = protocol(request, asked, others, networks, settings, trained)
+    said = protocol(request, asked, others, networks, settings, trained, {})
     report.prepare(folder, PARTS, overwrite=overwrite)
-    work = _Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
-    made, made_by, unit = _images(work, request, settings, asked, files)
+    unit = LOOK if settings is None else task.unit(settings)
+    made, made_by = _images(work, request, task, settings, asked, files, unit)
     pixels = MadeUnits(made)
     evidence = Evidence(
         asked=asked,
@@ -193,6 +231,41 @@ def evaluate(
     return written
 
 
+def _contest(
+    task: Paired,
+    request: EvaluateRequest,
+    folder: Path,
+    work: _Work,
+    names: Sequence[str],
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """`evaluate` for a task whose every image answers to a true one."""
+    size, files = request.size or SIZE, ()
+    conditions = task.conditions(request, size)
+    settings = None
+    if request.model is not None:
+        settings = task.settings(_sat(request), request)
+    else:
+        files, _ = _files(replace(request, n=None))
+    asked = task.choose(open_sources(request.data, request.split), request, size)
+    if files and (len(files) != len(asked) or not _matching(files)):
+        raise DatasetError(
+            f"{request.images} holds {len(files)} images; {len(asked)} are asked for, 000000.png and so on. "
+            "Take the inputs, and their names, of --cases with the same options."
+        )
+    networks = [network_of(name) for name in names]
+    said = protocol(request, asked, None, networks, settings, None, conditions)
+    report.prepare(folder, PARTS, overwrite=overwrite)
+    made, made_by = _images(work, request, task, settings, asked, files, UNIT)
+    scoring = _Scoring(task, request, asked, made, tuple(names))
+    scores = work.complete("scores", [made_by, said["hash"]], -(-len(asked) // UNIT), scoring)
+    section = contest.measure(task, request, asked, made, scores, names)
+    written = report.write(folder, said, made_by, asked.cases, [section], matched=True)
+    shutil.rmtree(folder / PARTS)
+    return written
+
+
 def cases(request: EvaluateRequest) -> Cases:
     """What an evaluation asks for, so that others can make the images.
 
@@ -201,33 +274,79 @@ def cases(request: EvaluateRequest) -> Cases:
         DatasetError: If the data are not as they should be.
     """
     _check(request)
+    task = TASKS[request.task]
+    if isinstance(task, Paired):
+        task.conditions(request, request.size or SIZE)
+        return task.choose(open_sources(request.data, request.split), request, request.size or SIZE)
     size = request.size or min(_sat(request).config.defaults.size)
     return choose(open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed)[0]
+
+
+def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int:
+    """Write what an evaluation asks for.
+
+    Args:
+        request: What is to be measured.
+        path: A file of GeoJSON lines; for a task whose images answer to true ones a folder with such a file,
+            ``cases.geojsonl``, and the inputs of case 0 in ``000000/``: ``given-0.png`` and so on, each with
+            what is true of it in ``given-0.json``.
+        overwrite: Replace files.
+
+    Returns:
+        The number of cases.
+
+    Raises:
+        ConfigError: If an option is not possible.
+        DatasetError: If the data are not as they should be.
+        RasterError: If a file exists or cannot be written.
+    """
+    asked, task = cases(request), TASKS[request.task]
+    content = "".join(json.dumps(case.feature(i)) + "\n" for i, case in enumerate(asked.cases)).encode()
+    if not isinstance(task, Paired) or not isinstance(asked, Given):
+        write_bytes(path, content, overwrite=overwrite)
+        return len(asked)
+    for row in range(len(asked)):
+        inside = path / f"{row:06d}"
+        inside.mkdir(parents=True, exist_ok=True)
+        for i, (pixels, known) in enumerate(task.trial(request, asked, row).given):
+            out = io.BytesIO()
+            Image.fromarray(pixels).save(out, "PNG")
+            write_bytes(inside / f"given-{i}.png", out.getvalue(), overwrite=overwrite)
+            said = json.dumps(known.to_dict()).encode()
+            write_bytes(inside / f"given-{i}.json", said, overwrite=overwrite)
+    write_bytes(path / report.CASES, content, overwrite=overwrite)
+    return len(asked)
 
 
 def _images(
     work: _Work,
     request: EvaluateRequest,
+    task: Task | Paired,
     settings: Settings | None,
     asked: Cases,
     files: tuple[Path, ...],
-) -> tuple[Kept, dict[str, Any], int]:
-    """The images that are judged, what made them, and how many a unit has."""
+    unit: int,
+) -> tuple[Kept, dict[str, Any]]:
+    """The images that are judged, so many a unit, and what made them."""
     if settings is None:
         identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        read = work.complete("images", identity, -(-len(files) // LOOK), _Reading(files, asked.size))
-        return read, {"images": str(request.images)}, LOOK
-    sat, unit = _sat(request), TASKS[request.task].unit(settings)
+        reading = _Reading(files, asked.size, unit)
+        return work.complete("images", identity, -(-len(files) // unit), reading), {
+            "images": str(request.images)
+        }
+    sat = _sat(request)
     made_by = {
         "model": f"{sat.config.name}@{sat.config.version}",
         "model_hash": sat.checkpoint,
         "licence": sat.config.licence,
         "precision": sat.precision,
         "device": sat.device.type,
+        **({"control": request.control} if isinstance(task, Paired) else {}),
     }
-    identity = [made_by, request.task, asked.digest, asked.size, repr(settings)]
-    made = work.complete("images", identity, -(-len(asked) // unit), _Making(request, asked, unit))
-    return made, made_by, unit
+    given = [request.factor, request.samples, request.consistency]
+    identity = [made_by, request.task, asked.digest, asked.size, repr(settings), given]
+    making = _Making(task, request, asked, unit)
+    return work.complete("images", identity, -(-len(asked) // unit), making), made_by
 
 
 def _sat(request: EvaluateRequest) -> DiffusionSat:

@@ -120,6 +120,11 @@ class Kept:
         with np.load(_file(self.folder, unit)) as held:
             return held[name]
 
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        with np.load(_file(self.folder, 0)) as held:
+            return list(held.files)
+
     def whole(self, name: str) -> np.ndarray:
         """An array of all units after each other, mapped from a file: its rows need not fit in memory."""
         file = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"

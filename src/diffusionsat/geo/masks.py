@@ -61,7 +61,7 @@ class Gaps(Mask):
 
     def marked(self, rows: range, columns: range) -> np.ndarray:
         """See `Mask`."""
-        return ~self.raster.read(rows, columns)[1][self.places].all(0)
+        return (~self.raster.read(rows, columns)[1][self.places]).any(0)
 
 
 class Nonzero(Mask):
@@ -97,7 +97,9 @@ class Polygons(Mask):
 
         corner = self.transform @ Affine.translation(columns.start, rows.start)
         shape = (len(rows), len(columns))
-        return rasterize(self.shapes, shape, transform=corner, dtype="uint8").astype(bool)
+        drawn = rasterize(self.shapes, shape, transform=corner, dtype="uint8")
+        assert drawn is not None
+        return drawn.astype(bool)
 
 
 class Grown(Mask):

@@ -4,6 +4,8 @@ A figure means nothing without the network, the number of images and the floor: 
 disjoint sets of real images of that number. Features are (N, D); their sums are kept in float64.
 """
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,8 +150,8 @@ def frechet_infinity(
     distances = []
     for size in sizes:
         picked = torch.from_numpy(np.sort(generator.permutation(len(features))[:size]))
-        parts = [Moments.of(features[rows.to(features.device)]) for rows in picked.split(ROWS)]
-        distances.append(frechet_distance(sum(parts[1:], parts[0]), reference))
+        parts = (Moments.of(features[rows.to(features.device)]) for rows in picked.split(ROWS))
+        distances.append(frechet_distance(functools.reduce(operator.add, parts), reference))
     slope_and_value = np.polynomial.Polynomial.fit(1 / sizes, distances, 1).convert().coef
     return Extrapolation(float(slope_and_value[0]), sizes, np.array(distances))
 

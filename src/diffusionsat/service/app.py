@@ -23,7 +23,7 @@ from diffusionsat.service.board import Board
 from diffusionsat.service.folder import Folder
 from diffusionsat.service.guard import PROBLEMS, Guard, body_of
 from diffusionsat.service.keeping import Keeping
-from diffusionsat.service.limits import Limits, Problem
+from diffusionsat.service.limits import EXCEPTIONS, Limits, Problem
 from diffusionsat.service.models import models
 from diffusionsat.service.results import with_addresses
 from diffusionsat.service.schemas import PROCESSES, inputs_of, parsed, process, references
@@ -107,7 +107,7 @@ class Service:
             self.board.post(name)
             return self.store.job(name)
         self.keeping.remove("job", name)
-        self.keeping.catalogue()
+        self.keeping.write_catalogue()
         return row
 
     def status(self, row: Row, base: str) -> dict[str, Any]:
@@ -147,7 +147,8 @@ class Service:
         if row.status == "failed":
             raise Problem(422, f"The job {row.id} failed: {row.message}")
         if row.status != "successful" or not self.folder.done(row.id):
-            raise Problem(404, f"The job {row.id} is {row.status} and has no results.")
+            detail = f"The job {row.id} is {row.status} and has no results."
+            raise Problem(404, detail, kind=f"{EXCEPTIONS}result-not-ready")
         found = with_addresses(self.folder.item(row.id), base)
         return {"result": found} if row.response == "document" else found
 
@@ -431,6 +432,7 @@ def _results(app: FastAPI, service: Service) -> None:
         found = service.results(service.store.job(job), str(request.base_url))
         return Json(found, media_type="application/geo+json")
 
+    @app.head("/jobs/{job}/files/{name}", include_in_schema=False)
     @app.get("/jobs/{job}/files/{name}", summary="A file of a result", response_class=FileResponse)
     def file(job: _ID, name: str) -> Response:
         held = {path.name: path for path in service.files(job).iterdir()}

@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import shutil
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,20 +37,20 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._catalogue = threading.Lock()
         try:
             for name in _KEEPS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            self._held = (self.root / "lock").open("w")
+            self._held = os.open(self.root / "lock", os.O_CREAT | os.O_WRONLY, 0o600)
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             raise ConfigError(f"{root} is the data folder of a service that runs. Give another.") from None
         except OSError as error:
             raise ConfigError(f"{root} cannot be the data folder: {error.strerror}.") from None
 
     def close(self) -> None:
         """Let another service have it."""
-        self._held.close()
+        os.close(self._held)
 
     def work(self, job: str) -> Path:
         """Where a job works."""
@@ -129,8 +128,7 @@ class Folder:
             "description": "Images made by a generative model (diffusionsat); none is a measurement.",
             "links": [root, *items],
         }
-        with self._catalogue:
-            write_bytes(self.root / "catalog.json", json.dumps(catalogue).encode(), overwrite=True)
+        write_bytes(self.root / "catalog.json", json.dumps(catalogue).encode(), overwrite=True)
 
 
 def bytes_of(folder: Path) -> int:

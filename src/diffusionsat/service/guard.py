@@ -2,9 +2,9 @@
 
 import hmac
 import json
+import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from diffusionsat.service.limits import Limits, Problem, check
 
@@ -27,7 +27,9 @@ _TITLES = {
     422: "Not possible",
     429: "The queue is full",
     500: "A fault of the service",
+    507: "No room",
 }
+_PORT = re.compile(r":\d+$")  # what follows the name of a host
 _OPEN = ("/", "/favicon.ico")  # the page asks for the token
 
 
@@ -69,12 +71,11 @@ class Guard:
             await answer(problem, with_headers)
 
     def _admit(self, path: str, headers: dict[str, str]) -> None:
-        host = headers.get("host", "")
         if self.token is None:
-            if urlsplit(f"//{host}").hostname not in ("localhost", "127.0.0.1", "::1"):
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if _PORT.sub("", host) not in ("localhost", "127.0.0.1", "[::1]"):
                 raise Problem(403, f"The host {host[:100]!r} is not this machine. Start with --token-file.")
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != host:
+            if origin is not None and origin.partition("://")[2] != host:
                 raise Problem(403, "Pages of other sites may not use this service.")
         elif path not in _OPEN and not path.startswith("/studio/"):
             kind, _, given = headers.get("authorization", "").partition(" ")
@@ -116,7 +117,7 @@ def _measured(receive: Callable[[], Any], headers: dict[str, str], most: int) ->
 def body_of(problem: Problem) -> dict[str, Any]:
     """A refusal as RFC 9457 writes it."""
     title = _TITLES.get(problem.status, "Error")
-    return {"type": "about:blank", "title": title, "status": problem.status, "detail": problem.detail}
+    return {"type": problem.kind, "title": title, "status": problem.status, "detail": problem.detail}
 
 
 async def answer(problem: Problem, send: Any) -> None:

@@ -1,6 +1,7 @@
 """How long results and uploads are kept: days and bytes, and the oldest go first."""
 
 import datetime
+import threading
 
 from diffusionsat.service.folder import Folder, bytes_of
 from diffusionsat.service.store import Row, Store
@@ -19,6 +20,7 @@ class Keeping:
     def __init__(self, store: Store, folder: Folder, days: float | None, most_bytes: int | None) -> None:
         self.store, self.folder = store, folder
         self.days, self.most_bytes = days, most_bytes
+        self._catalogue = threading.Lock()  # so that the last to be written is the last that was true
 
     def kept_until(self, row: Row) -> str | None:
         """Until when a finished job is kept at most; None if no day is set."""
@@ -49,12 +51,13 @@ class Keeping:
                 continue
             self.remove(kind, name)
             total -= size
-        self.catalogue()
+        self.write_catalogue()
 
-    def catalogue(self) -> None:
+    def write_catalogue(self) -> None:
         """Write the catalogue of all results."""
-        done = [name for _, status, name, _ in self.store.finished() if status == "successful"]
-        self.folder.write_catalogue(done)
+        with self._catalogue:
+            done = [name for _, status, name, _ in self.store.finished() if status == "successful"]
+            self.folder.write_catalogue(done)
 
     def remove(self, kind: str, name: str) -> None:
         """Remove a finished job with its results, or an upload."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+EXCEPTIONS = "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0/"  # kinds that OGC names
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -15,6 +17,7 @@ class Limits:
         bands: Of an uploaded raster.
         body_bytes: Of a request that is no upload.
         prompt: Characters of a prompt, or of what is not to be seen.
+        mask: Characters of GeoJSON; more is sent as a raster.
         generate_pixels: Of an image that is generated.
         output_pixels: Of a raster that is made of rasters.
         steps: Of the solver.
@@ -29,6 +32,7 @@ class Limits:
     bands: int = 32
     body_bytes: int = 2**22
     prompt: int = 2000
+    mask: int = 2**17
     generate_pixels: int = 2048 * 2048
     output_pixels: int = 2**28
     steps: int = 200
@@ -45,11 +49,13 @@ class Problem(Exception):  # noqa: N818, the word of RFC 9457
         status: Of HTTP.
         detail: What was given, what is possible and what to do.
         headers: Sent with it.
+        kind: Address that names its kind.
     """
 
     status: int
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "about:blank"
 
 
 def check(name: str, value: int, most: int, status: int = 422, unit: str = "") -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffusionsat.geo.grids import Grid
 from diffusionsat.geo.images import quiet_gdal
@@ -66,24 +69,62 @@ def save_shown(job: Restoration, files: Path, work: Path) -> None:
     (files / "image.png").write_bytes(picture(files / "visual.tif", said))
 
 
+def save_layers(job: Restoration, files: Path) -> None:
+    """Write how the layers look beside them, as PNGs of at most 2,048 pixels a side.
+
+    ``measured`` is shown as the image is; ``invented`` is the difference of what is shown of the two, around
+    grey; ``spread`` goes from black to its 99th percentile; ``support`` from black to white.
+
+    Args:
+        job: What made them.
+        files: Where they are, and where these go.
+    """
+    shown: dict[str, np.ndarray] = {}
+    radiometry = job.output.radiometry
+    if (files / "image.measured.tif").exists():
+        image = radiometry.show(radiometry.light(_small(files / "image.tif")[list(job.output.colours)]))
+        shown["measured"] = radiometry.show(radiometry.light(_small(files / "image.measured.tif")))
+        shown["invented"] = 0.5 + (image - shown["measured"])
+    if (files / "image.spread.tif").exists():
+        spread = _small(files / "image.spread.tif").mean(0, keepdims=True)
+        shown["spread"] = spread / max(float(np.nanpercentile(spread, 99)), 1e-9)
+    if (files / "image.support.tif").exists():
+        shown["support"] = _small(files / "image.support.tif")[:1] / 2
+    for name, values in shown.items():
+        pixels = np.rint(255 * np.clip(np.nan_to_num(values), 0, 1)).astype(np.uint8)
+        info = _texts(tags(job.metadata, job.provenance()) | {"LAYER": name})
+        colours = np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, 2)
+        Image.fromarray(np.ascontiguousarray(colours)).save(files / f"image.{name}.png", "PNG", pnginfo=info)
+
+
 def picture(path: Path, said: Mapping[str, str]) -> bytes:
     """A PNG of a COG of 8 bits a colour, transparent where nothing is, at most 2,048 pixels a side."""
-    import rasterio
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     with quiet_gdal(), rasterio.open(path) as file:
-        share = min(1.0, _WIDEST_PNG / max(file.width, file.height))
-        shape = (max(1, round(file.height * share)), max(1, round(file.width * share)))
+        shape = _small_shape(file)
         pixels = np.concatenate(
             [file.read((1, 2, 3), out_shape=(3, *shape)), file.dataset_mask(out_shape=shape)[None]]
         )
+    out = io.BytesIO()
+    Image.fromarray(np.moveaxis(pixels, 0, 2)).save(out, "PNG", pnginfo=_texts(said))
+    return out.getvalue()
+
+
+def _small(path: Path) -> np.ndarray:
+    """All bands of a COG, (bands, H, W), no side longer than that of a PNG."""
+    with quiet_gdal(), rasterio.open(path) as file:
+        return file.read(out_shape=(file.count, *_small_shape(file)))
+
+
+def _small_shape(file: Any) -> tuple[int, int]:
+    share = min(1.0, _WIDEST_PNG / max(file.width, file.height))
+    return max(1, round(file.height * share)), max(1, round(file.width * share))
+
+
+def _texts(said: Mapping[str, str]) -> PngInfo:
     info = PngInfo()
     for name, text in said.items():
         info.add_itxt(name, text)
-    out = io.BytesIO()
-    Image.fromarray(np.moveaxis(pixels, 0, 2)).save(out, "PNG", pnginfo=info)
-    return out.getvalue()
+    return info
 
 
 def described(
@@ -130,7 +171,8 @@ def described(
 def _key(path: Path) -> str:
     if path.name == "image.png":
         return "thumbnail"
-    return re.sub(r"^image\.(?=.)", "", path.stem)
+    key = re.sub(r"^image\.(?=.)", "", path.stem)
+    return f"{key}-thumbnail" if path.suffix == ".png" else key
 
 
 def _asset(name: str, path: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from diffusionsat.config import parse
 from diffusionsat.model import DiffusionSat
-from diffusionsat.service.limits import Limits, Problem, check
+from diffusionsat.service.limits import EXCEPTIONS, Limits, Problem, check
 from diffusionsat.tasks.declouds import DecloudsRequest
 from diffusionsat.tasks.edit import EditRequest
 from diffusionsat.tasks.features import Extractor, FeaturesRequest
@@ -88,7 +89,8 @@ def process(name: str) -> Process:
         Problem: If there is none.
     """
     if name not in PROCESSES:
-        raise Problem(404, f"There is no process {name!r}. There are: {', '.join(PROCESSES)}.")
+        detail = f"There is no process {name[:100]!r}. There are: {', '.join(PROCESSES)}."
+        raise Problem(404, detail, kind=f"{EXCEPTIONS}no-such-process")
     return PROCESSES[name]
 
 
@@ -130,6 +132,7 @@ def parsed(name: str, inputs: Any, sat: DiffusionSat, limits: Limits) -> Any:
     check("The number of rasters", len(given), limits.frames)
     for field, reference in given:
         if field == "mask" and isinstance(reference, Mapping):
+            check("mask", len(json.dumps(reference)), limits.mask, unit=" characters")
             continue
         if not isinstance(reference, str) or not re.fullmatch(REFERENCE, reference):
             raise Problem(422, f"{field} is {_short(reference)}. Give {_WHAT}")

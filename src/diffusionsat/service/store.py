@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusionsat.service.limits import Problem
+from diffusionsat.service.limits import EXCEPTIONS, Problem
 
 FINAL = ("successful", "failed", "dismissed")
 _TABLES = """
@@ -118,7 +118,8 @@ class Store:
         """
         found = self._one("select * from jobs where id = ?", name)
         if found is None:
-            raise Problem(404, f"There is no job {name!r}. GET /jobs lists those that there are.")
+            detail = f"There is no job {name!r}. GET /jobs lists those that there are."
+            raise Problem(404, detail, kind=f"{EXCEPTIONS}no-such-job")
         return _row(found)
 
     def jobs(
@@ -173,9 +174,10 @@ class Store:
             )
             return [self.job(row["id"]) for row in rows]
 
-    def running(self, name: str) -> bool:
-        """Whether a job runs and was not dismissed."""
-        return self._one("select 1 from jobs where id = ? and status = 'running'", name) is not None
+    def status(self, name: str) -> str | None:
+        """Status of a job; None if there is none of the name."""
+        found = self._one("select status from jobs where id = ?", name)
+        return found and found["status"]
 
     def finish(self, outcomes: Sequence[tuple[str, str, str, int]]) -> None:
         """Write down how running jobs ended; one that was dismissed meanwhile stays so.

@@ -4,6 +4,7 @@ A raster may name other files: a VRT its sources, a GeoTIFF's metadata the file 
 is followed: what could name another file is refused.
 """
 
+import errno
 import re
 import secrets
 import shutil
@@ -95,6 +96,8 @@ def receive(folder: Folder, file: BinaryIO, name: str | None, limits: Limits) ->
         raise
     except Exception as error:  # whatever a damaged file makes of GDAL and of those who read with it
         folder.remove_upload(identifier)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise Problem(507, "There is no room on the disk for the file.") from None
         words = str(error.__cause__ or error).replace(str(place), "")
         raise Problem(422, f"The file cannot be read: {words}") from None
     return identifier, {"id": identifier, "name": _shown(name), **about}

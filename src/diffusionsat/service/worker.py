@@ -22,7 +22,7 @@ from diffusionsat.service.board import Board
 from diffusionsat.service.folder import Folder
 from diffusionsat.service.keeping import Keeping
 from diffusionsat.service.limits import Limits, Problem
-from diffusionsat.service.results import described, save_scene, save_shown
+from diffusionsat.service.results import described, save_layers, save_scene, save_shown
 from diffusionsat.service.schemas import PROCESSES, FeaturesInputs, bound, references
 from diffusionsat.service.store import Row, Store
 from diffusionsat.service.uploads import Rasters, placed
@@ -170,8 +170,7 @@ class Worker(threading.Thread):
     def _clean(self, rows: Sequence[Row]) -> None:
         """Remove what jobs that have no results have left, and tell that they have changed."""
         for row in rows:
-            status = self.store.job(row.id).status
-            if status in ("failed", "dismissed"):
+            if self.store.status(row.id) in ("failed", "dismissed", None):
                 self.folder.remove(row.id)
         self.keeping.expire()
         for row in rows:
@@ -179,7 +178,7 @@ class Worker(threading.Thread):
 
     def _running(self, rows: Sequence[Row]) -> bool:
         """Whether any of some jobs is to go on."""
-        return not self.stopping.is_set() and any(self.store.running(row.id) for row in rows)
+        return not self.stopping.is_set() and any(self.store.status(row.id) == "running" for row in rows)
 
     def _generate(self, rows: Sequence[Row]) -> list[list[str]]:
         """Make the images of some jobs in one batch; returns the warnings of each."""
@@ -190,7 +189,7 @@ class Worker(threading.Thread):
             warnings.append(heard)
         scenes = make_batch(self.sat, [(each, 0) for each in resolved], self._on_step(rows, resolved))
         for row, scene in zip(rows, scenes, strict=True):
-            if self.store.running(row.id):
+            if self.store.status(row.id) == "running":
                 files = self._files(row)
                 save_scene(scene, files)
                 about = {"grid": scene.grid, "metadata": scene.metadata, "provenance": scene.provenance}
@@ -251,6 +250,7 @@ class Worker(threading.Thread):
 
         restore_to(job, files / "image.tif", overwrite=True, execute=self.execute, on_share=on_share)
         save_shown(job, files, work / "visual")
+        save_layers(job, files)
         self._publish(
             row,
             files,
@@ -298,7 +298,7 @@ class Worker(threading.Thread):
         return files
 
     def _publish(self, row: Row, files: Path, **about: Any) -> None:
-        if not self.store.running(row.id):
+        if self.store.status(row.id) != "running":
             raise Cancelled("dismissed before it was published")
         self.folder.publish(row.id, described(row.id, files, **about))
 

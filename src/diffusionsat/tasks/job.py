@@ -87,7 +87,11 @@ class Job:
 
     @cached_property
     def sigmas(self) -> list[float]:
-        """Noise levels, falling; those of what the networks see at once."""
+        """Noise levels that are solved over, falling."""
+        return self.levels()
+
+    def levels(self) -> list[float]:
+        """Noise levels of the schedule for what the networks see at once."""
         factor = self.sat.factor
         seen = (self.plan.columns.window * factor, self.plan.rows.window * factor)
         return self.sat.schedule.levels(self.settings.steps, seen).tolist()
@@ -180,8 +184,8 @@ class Job:
         *,
         execute: Execute = map,
         on_unit: Callable[[int, int], bool | None] | None = None,
-    ) -> np.ndarray:
-        """The same in a folder, in memory that does not grow with the area; goes on where it was stopped.
+    ) -> Path:
+        """The same in a file, in memory that does not grow with the area; goes on where it was stopped.
 
         Args:
             folder: For this job alone; it exists.
@@ -202,4 +206,5 @@ class Job:
             solver=SOLVERS[self.settings.solver],
             batch=self.batch,
         )
-        return solve_on_disk(canvas, self.denoise, self.noise, identity, execute=execute, on_unit=on_unit)
+        solve_on_disk(canvas, self.denoise, self.noise, identity, execute=execute, on_unit=on_unit)
+        return canvas.file(canvas.steps)

@@ -1,6 +1,7 @@
 """Jobs that make a part of a raster anew, and leave the rest as it is to the last bit."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,10 @@ class Repainting(Restoration):
         super().__init__(*args, **kwargs)
         self.frame, self.hole, self.margin, self.strength = frame, hole, feather, strength
 
-    @property
+    @cached_property
     def sigmas(self) -> list[float]:
         """Those that are left from the strength on."""
-        return left(super().sigmas, self.strength)
+        return left(self.levels(), self.strength)
 
     def noise(self, rows: range, columns: range) -> np.ndarray:
         """Noise alone, or the image with noise."""
@@ -81,7 +82,7 @@ class Repainting(Restoration):
         """Red, green and blue as they are shown, (3, rows, columns), and where all three are known."""
         values, valid = self.frame.raster.read(rows, columns)
         places, radiometry = list(self.output.colours), self.output.radiometry
-        known = valid[places].all(0)
+        known = np.all(valid[places], axis=0)
         light = radiometry.light(np.where(known, values[places], 0))
         return radiometry.show(light).astype(np.float32), known
 

@@ -306,7 +306,7 @@ def restore_to(
         folder.mkdir(exist_ok=True)
         told = _shares(on_share, index, job.samples + 1)
         solved = job.sample(index).solve_on_disk(folder, job.identity, execute=execute, on_unit=told)
-        latents.append(str(solved.filename))
+        latents.append(str(solved))
     drawing = _Drawing(job, latents, _writers(job, paths, work, overwrite=overwrite, inputs=inputs))
     told, blocks = _shares(on_share, job.samples, job.samples + 1), len(list(job.blocks()))
     missing = [block for block in range(blocks) if not drawing.has(block)]

@@ -1,6 +1,6 @@
 // The studio: wires forms, jobs, result and map together.
 
-import { Api, Problem, ROOT } from "./api.js";
+import { Api, Problem } from "./api.js";
 import { Change } from "./change.js";
 import * as forms from "./forms.js";
 import { footprint, written } from "./geometry.js";
@@ -9,18 +9,21 @@ import { openMap } from "./map.js";
 import { Result } from "./result.js";
 
 const POLL_MS = 1500;
+const SAID_MS = 12000; // that news stay on the page; errors stay until something else is said
 const field = (id) => document.getElementById(id);
 
 const api = new Api({ askToken, onWait: (seconds) => say(`The queue is full. Trying again in ${seconds} s.`) });
 let jobs = [];
 let models = {};
 let polling = null;
+let hushing = null;
 
 const { map, names } = await openMap(field("map"), onMap);
 const change = new Change(api, map, {
   say,
   wrong,
   isOpen: () => !field("change").hidden,
+  isResultShown: () => Boolean(result.job),
   lay: (picture) => {
     show(null);
     result.underlay(picture);
@@ -45,9 +48,11 @@ const strip = new Strip(field("strip"), { show, thumbnail });
 
 // ---- what is said ----
 
-function say(text) {
+function say(text, { stays = false } = {}) {
+  clearTimeout(hushing);
   field("wrong").textContent = "";
   field("says").textContent = text;
+  if (!stays) hushing = setTimeout(() => (field("says").textContent = ""), SAID_MS);
 }
 
 function wrong(error) {
@@ -104,13 +109,10 @@ function draw() {
 /** Show a job on the map, or none. The address keeps which, so that a reload and a bookmark show it again. */
 async function show(job) {
   history.replaceState(null, "", job ? `#job=${job.jobID}` : location.pathname + location.search);
-  if (!job) {
-    result.hide();
-    draw();
-    return;
-  }
-  const shown = attempt(() => result.show(job));
+  const shown = job ? attempt(() => result.show(job)) : result.hide();
   draw();
+  drawForm();
+  change.draw();
   await shown;
 }
 
@@ -161,6 +163,7 @@ async function alter(event) {
   await attempt(async () => {
     const process = forms.task();
     const job = await start(process, await change.inputs());
+    change.stopDrawing();
     say(`Working on “${title(job)}”.`);
     show(job);
     await refresh();
@@ -195,12 +198,17 @@ function drawForm() {
   }
   field("cloud-says").textContent = forms.isUnknown("cloud") ? "" : `${field("cloud").value} %`;
   field("centre").disabled = forms.isUnknown("place");
-  const at = forms.isUnknown("place") ? null : forms.place(names);
-  const onMake = !field("make").hidden;
-  map.pin(onMake ? at : null);
+  const at = forms.isUnknown("place") || field("make").hidden || isShown(forms.place(names)) ? null : forms.place(names);
+  map.pin(at);
   const gsd = forms.isUnknown("gsd") ? models.defaults?.gsd : field("gsd").valueAsNumber;
   const size = [field("width").valueAsNumber, field("height").valueAsNumber];
-  map.outline(onMake && at && gsd > 0 && size.every(Boolean) ? footprint(at, gsd, size) : null);
+  map.outline(at && gsd > 0 && size.every(Boolean) ? footprint(at, gsd, size) : null);
+}
+
+/** Whether the image of a place is the one on the map, so that nothing need mark the place. */
+function isShown(place) {
+  const { lon, lat } = result.job?.inputs.metadata ?? {};
+  return Boolean(place) && place[0] === lon && place[1] === lat;
 }
 
 function openTab(name) {
@@ -267,5 +275,5 @@ await refresh();
 const asked = jobs.find((job) => job.jobID === new URLSearchParams(location.hash.slice(1)).get("job"));
 if (asked) show(asked);
 // For the browser's console and the tests.
-globalThis.studio = { map, result, root: ROOT };
+globalThis.studio = { map, result };
 document.documentElement.dataset.ready = "true";

@@ -9,7 +9,7 @@ import { maskOf, Picture } from "./picture.js";
 const field = (id) => document.getElementById(id);
 
 export class Change {
-  /** @param actions {say(text), wrong(error), isOpen(), lay(picture)}. */
+  /** @param actions {say(text), wrong(error), isOpen(), isResultShown(), lay(picture)}. */
   constructor(api, map, actions) {
     this.api = api;
     this.map = map;
@@ -18,7 +18,6 @@ export class Change {
     this.chosen = null;
     this.pictures = new Map(); // upload -> promise of its picture
     this.#listen();
-    this.draw();
   }
 
   /** Upload files one by one. */
@@ -76,11 +75,20 @@ export class Change {
 
   /** A click on the map or on an image without a place: another point of the hole. */
   click(point) {
-    if (field("draw").getAttribute("aria-pressed") !== "true" || field("draw").closest("[data-tasks]").hidden) return;
+    if (!this.#isDrawing || field("draw").closest("[data-tasks]").hidden) return;
     const text = field("hole").value.replace(/[ \t]+$/, "");
     const line = this.chosen?.corners === null ? point.map(Math.round).join(", ") : written(point, 1);
     field("hole").value = text && !text.endsWith("\n") ? `${text}\n${line}` : text + line;
     this.draw();
+  }
+
+  get #isDrawing() {
+    return field("draw").getAttribute("aria-pressed") === "true";
+  }
+
+  /** Let clicks on the map add no more points. */
+  stopDrawing() {
+    press(field("draw"), false);
   }
 
   /** How a raster that is referred to looks: promise of a `Picture`. */
@@ -129,8 +137,9 @@ export class Change {
     field("hole-label").textContent = name === "inpaint" ? "Hole" : "Where";
     field("hole-hint").textContent =
       `One corner a line: ${loose ? "column, row" : "longitude, latitude"}. An empty line begins another part. ${hole ?? ""}`;
-    const rings = this.#rings();
-    const drawn = this.actions.isOpen() && hole ? rings : [];
+    // Over a result the hole would hide what it was filled with, but for who draws another.
+    const seen = this.actions.isOpen() && hole && (this.#isDrawing || !this.actions.isResultShown());
+    const drawn = seen ? this.#rings() : [];
     this.map.hole(loose ? [] : drawn);
     if (loose) this.picture(this.chosen.key).then((picture) => drawOn(picture, drawn), this.actions.wrong);
   }
@@ -184,7 +193,10 @@ export class Change {
     for (const choice of document.querySelectorAll("[name=task]")) {
       choice.addEventListener("change", () => press(field("draw"), choice.value === "inpaint"));
     }
-    field("draw").addEventListener("click", () => press(field("draw"), field("draw").getAttribute("aria-pressed") !== "true"));
+    field("draw").addEventListener("click", () => {
+      press(field("draw"), !this.#isDrawing);
+      this.draw();
+    });
     field("undo").addEventListener("click", () => {
       field("hole").value = field("hole").value.trimEnd().split("\n").slice(0, -1).join("\n");
       this.draw();

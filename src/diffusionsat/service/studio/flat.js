@@ -171,8 +171,7 @@ class FlatMap {
   }
 
   #move(x, y) {
-    const least = 0;
-    this.middle = [(((this.middle[0] - x / this.world) % 1) + 1) % 1, clamp(this.middle[1] - y / this.world, least, 1)];
+    this.middle = [(((this.middle[0] - x / this.world) % 1) + 1) % 1, clamp(this.middle[1] - y / this.world, 0, 1)];
     this.draw();
   }
 

@@ -2,7 +2,7 @@
 // top left, top right, bottom right, bottom left.
 
 const DEGREE_M = 111320; // metres of a degree along a meridian, about
-export const MOST_LAT = 85.05; // where Web Mercator ends
+const MOST_LAT = 85.05; // where Web Mercator ends
 
 /** [x, y] of a position in a world that is 1 wide, y downwards. */
 export function mercator([lon, lat]) {

@@ -25,7 +25,7 @@ export function parsed(reference) {
 export function nameOf(reference) {
   const { kind, id, key } = parsed(reference);
   const names = JSON.parse(localStorage.getItem(NAMES) ?? "{}");
-  return names[key] ?? (kind === "job" ? `synthetic-${id}.tif` : `${id}.tif`);
+  return names[key] ?? (kind === "job" ? `synthetic-${id}-image.tif` : `${id}.tif`);
 }
 
 export function rememberName(key, name) {
@@ -41,16 +41,19 @@ export const isOver = (job) => ["successful", "failed", "dismissed"].includes(jo
 /** What a job is called in the list. */
 export function title(job) {
   const { verb } = TASKS[job.processID] ?? { verb: job.processID };
-  const source = subject(job);
-  const what = source ? `${verb} ${nameOf(source)}` : verb;
-  return job.inputs.prompt ? `${what}: ${job.inputs.prompt}` : what;
+  const { prompt } = job.inputs;
+  if (!subject(job)) return prompt || verb;
+  return prompt ? `${verb}: ${prompt}` : verb;
 }
 
-/** Its numbers in one line. */
-export function about({ inputs }) {
+/** What it is made of, in one line. */
+export function about(job) {
+  const { inputs } = job;
+  const source = subject(job);
   const { lon, lat, date, gsd, cloud_cover: clouds } = inputs.metadata ?? {};
   const has = (value) => value !== undefined && value !== null;
   return [
+    source && nameOf(source),
     date ?? inputs.on,
     has(lon) && written([lon, lat], gsd ?? undefined),
     has(gsd) && `${gsd} m`,

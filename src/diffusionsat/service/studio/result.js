@@ -157,7 +157,6 @@ export class Result {
   #fit() {
     if (this.fitted || !this.picture.corners) return;
     this.fitted = true;
-    this.map.outline(null);
     this.map.fit(this.picture.corners);
   }
 
@@ -213,21 +212,20 @@ export class Result {
     box.replaceChildren(box.querySelector("legend"), ...choices);
   }
 
-  #offerDownloads({ jobID, processID }) {
+  #offerDownloads({ jobID }) {
     const { assets } = this.item;
     const layers = Object.keys(LAYERS).filter((name) => name in assets && name !== "image");
-    const name = `synthetic-${processID}-${jobID}`;
     const files = [
-      ...(assets.image ? [["GeoTIFF", this.#path(assets.image), `${name}.tif`]] : []),
-      ...(assets.thumbnail ? [["PNG", this.#path(assets.thumbnail), `${name}.png`]] : []),
-      ["STAC", `jobs/${jobID}/results`, `${name}.json`],
-      ...layers.map((layer) => [LAYERS[layer][0], this.#path(assets[layer]), `${name}-${layer}.tif`]),
+      ...(assets.image ? [["GeoTIFF", this.#path(assets.image)]] : []),
+      ...(assets.thumbnail ? [["PNG", this.#path(assets.thumbnail)]] : []),
+      ["STAC", `jobs/${jobID}/results`, `synthetic-${jobID}.json`],
+      ...layers.map((layer) => [LAYERS[layer][0], this.#path(assets[layer])]),
     ];
     field("downloads").replaceChildren(...files.map((file) => make("li", {}, this.#download(...file))));
   }
 
   // A link sends no token, so the file is fetched first and then handed to the browser.
-  #download(text, path, name) {
+  #download(text, path, name = `synthetic-${this.job.jobID}-${path.split("/").at(-1)}`) {
     const link = make("a", { textContent: text, download: name, href: new URL(path, this.api.root).href });
     link.addEventListener("click", async (event) => {
       if (!this.api.token || link.href.startsWith("blob:")) return;
@@ -249,8 +247,8 @@ export class Result {
       await navigator.clipboard.writeText(text);
       this.actions.say(`${name} copied.`);
     } catch {
-      // Without https a browser keeps the clipboard to itself.
-      this.actions.say(text);
+      // Without https a browser keeps the clipboard to itself: the text stays on the page to be copied from there.
+      this.actions.say(text, { stays: true });
     }
   }
 }

@@ -1,0 +1,264 @@
+"""What a report says of images that answer to true ones: the model beside what takes no model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusionsat.evaluation import figures
+from diffusionsat.evaluation.evidence import network_of
+from diffusionsat.evaluation.paired import DISTANCE, MODEL, UNIT, Paired, name_of
+from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.section import Line, Section
+from diffusionsat.evaluation.trials import Given
+from diffusionsat.evaluation.units import Arrays, Kept
+from diffusionsat.metrics.bootstrap import bootstrap
+from diffusionsat.metrics.catalogue import METRICS
+from diffusionsat.metrics.uncertainty import rank_unevenness, spread_skill
+
+SHOWN = 8
+CHECKED = 8  # images that the figures are tried on
+_NO_ORDER = {"synthesis", "omission"}  # a spoiled image need not be worse in these
+
+
+def measure(
+    task: Paired, request: EvaluateRequest, asked: Given, made: Kept, scores: Kept, networks: Sequence[str]
+) -> Section:
+    """Tables, scores, the sheet and notes of a task.
+
+    Args:
+        task: The task.
+        request: What is measured.
+        asked: Its cases.
+        made: Images, by unit.
+        scores: What `Paired.score` gave, by unit.
+        networks: Names of the feature networks.
+    """
+    names = [network_of(name).name for name in networks]
+    places = np.array([case.place for case in asked.cases])
+    columns = _columns(scores)
+    tables: dict[str, list[Line]] = {"pairs": [], f"{DISTANCE}s": [], "against baselines": []}
+    for about, rows in groups(task, columns, len(asked)):
+        means = _Means(columns, places, rows, request.seed)
+        for kind in task.sets(request):
+            for part in task.parts:
+                said = {**about, "set": kind, "part": part}
+                _add(tables["pairs"], means, said, [n for n in METRICS if n != DISTANCE])
+                for name in names:
+                    line = means.line({**said, "features": name}, {DISTANCE: f"{DISTANCE}/{name}"})
+                    tables[f"{DISTANCE}s"] += [line] if DISTANCE in line else []
+        for part in task.parts:
+            tables["against baselines"] += _against(task, means, about, part, names)
+    if "frames" in task.by:
+        tables["more frames"] = _more_frames(columns, asked, places, request.seed, task.parts, names)
+    if name_of("samples", task.parts[0], "crps") in columns:
+        tables["samples"] = [
+            line
+            for about, rows in groups(task, columns, len(asked))
+            for part in task.parts
+            for line in _samples(columns, places, rows, about, part, request)
+        ]
+    tables["self-check"] = self_check(task, request, asked, networks)
+    notes = [
+        f"{line['figure']} of {line['part']} does not get worse when the images do: do not trust it."
+        for line in tables["self-check"]
+        if line["answer"] != "right"
+    ]
+    kept = {key: value for key, value in columns.items() if value.dtype.kind == "f" and value.ndim == 1}
+    return Section(
+        {title: lines for title, lines in tables.items() if lines},
+        kept,
+        {"sheet.png": sheet(task, request, asked, made)},
+        notes,
+    )
+
+
+def groups(task: Paired, columns: Arrays, count: int) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+    """All cases, and those of each value of what a task is split by: what they have in common, and rows."""
+    if not task.by:
+        yield {}, np.arange(count)
+    for key in task.by:
+        for value in sorted(set(columns[key].tolist())):
+            yield {key: value}, np.flatnonzero(columns[key] == value)
+
+
+class _Means:
+    """Means of scores over some rows, with their intervals over places.
+
+    Args:
+        columns: All scores.
+        places: Of all rows.
+        rows: Those that count.
+        seed: Of the draws.
+    """
+
+    def __init__(self, columns: Arrays, places: np.ndarray, rows: np.ndarray, seed: int) -> None:
+        self.columns, self.places, self.rows, self.seed = columns, places, rows, seed
+
+    def line(self, said: Line, wanted: dict[str, str]) -> Line:
+        """A line with the means of some columns, by the figures' names; figures without any score lack."""
+        line: Line = dict(said)
+        for figure, column in wanted.items():
+            values = self.columns.get(name_of(said["set"], said["part"], column))
+            if values is None or np.isnan(values[self.rows]).all():
+                continue
+            line.setdefault("n", int((~np.isnan(values[self.rows])).sum()))
+            line[figure] = self.interval(lambda x: float(x[0].mean()), values)
+        return line
+
+    def pair(self, figure: str, part: str, baseline: str) -> list[np.ndarray] | None:
+        """A figure of the model and of a baseline; None if no row has both."""
+        names = [name_of(kind, part, figure) for kind in (MODEL, baseline)]
+        if not all(name in self.columns for name in names):
+            return None
+        both = [self.columns[name] for name in names]
+        return None if np.isnan(np.array(both)[:, self.rows]).any(0).all() else both
+
+    def interval(self, statistic: Callable[[Sequence[np.ndarray]], float], *values: np.ndarray) -> Any:
+        """A statistic of columns where all have a score, with its interval if there are two places."""
+        rows = self.rows[~np.isnan([v[self.rows] for v in values]).any(0)]
+        there = [v[rows] for v in values]
+        whole = statistic(there)
+        if not isfinite(whole) or len(set(self.places[rows])) < 2:
+            return whole
+        return asdict(
+            bootstrap(lambda i: statistic([v[i] for v in there]), self.places[rows], seed=self.seed)
+        )
+
+
+def _columns(scores: Kept) -> Arrays:
+    return {name: np.asarray(scores.whole(name)) for name in scores.names()}
+
+
+def _add(lines: list[Line], means: _Means, said: Line, names: Sequence[str]) -> None:
+    line = means.line(said, {name: name for name in names})
+    if "n" in line:
+        lines.append(line)
+
+
+def _against(task: Paired, means: _Means, about: Line, part: str, networks: Sequence[str]) -> Iterator[Line]:
+    """How much better the model is than each baseline, on the same images."""
+    for baseline in task.baselines:
+        line: Line = {**about, "part": part, "baseline": baseline}
+        pair = means.pair("psnr", part, baseline)
+        if pair is None:
+            continue
+        line["psnr_gain"] = means.interval(lambda x: float((x[0] - x[1]).mean()), *pair)
+        pairs = {name: means.pair(f"{DISTANCE}/{name}", part, baseline) for name in networks}
+        found = {name: means.interval(_share, *pair) for name, pair in pairs.items() if pair is not None}
+        yield from ({**line, "features": n, "feature_distance_gain": gain} for n, gain in found.items())
+        if not found:
+            yield line
+
+
+def _share(pair: Sequence[np.ndarray]) -> float:
+    """How much smaller the first mean is, as a share of the second; NaN if that is 0."""
+    mean = float(pair[1].mean())
+    return 1 - float(pair[0].mean()) / mean if mean else float("nan")
+
+
+def _more_frames(
+    columns: Arrays,
+    asked: Given,
+    places: np.ndarray,
+    seed: int,
+    parts: Sequence[str],
+    networks: Sequence[str],
+) -> list[Line]:
+    """What more dates add to one, on the same true images."""
+    lines: list[Line] = []
+    first: dict[tuple[int, ...], int] = {}
+    for row, image in enumerate(asked.picked.tolist()):
+        first.setdefault(tuple(image), row)
+    base = np.array([first[tuple(image)] for image in asked.picked.tolist()])
+    for count in sorted({int(c) for c in asked.counts} - {1}):
+        means = _Means(columns, places, np.flatnonzero(asked.counts == count), seed)
+        for part in parts:
+            psnr = columns[name_of(MODEL, part, "psnr")]
+            if np.isnan((psnr - psnr[base])[means.rows]).all():
+                continue
+            line: Line = {"frames": f"{count} against 1", "part": part, "n": len(means.rows)}
+            line["psnr_gain"] = means.interval(lambda x: float((x[0] - x[1]).mean()), psnr, psnr[base])
+            lines.append(line)
+            for name in networks:
+                values = columns.get(name_of(MODEL, part, f"{DISTANCE}/{name}"))
+                if values is not None:
+                    gain = means.interval(_share, values, values[base])
+                    lines.append(
+                        {"frames": line["frames"], "part": part, "features": name}
+                        | {"feature_distance_gain": gain}
+                    )
+    return lines
+
+
+def _samples(
+    columns: Arrays,
+    places: np.ndarray,
+    rows: np.ndarray,
+    about: Line,
+    part: str,
+    request: EvaluateRequest,
+) -> Iterator[Line]:
+    """Whether the spread of the samples is the size of their error."""
+    means = _Means(columns, places, rows, request.seed)
+    said = {**about, "set": "samples", "part": part}
+    line = means.line(said, {name: name for name in ("crps", "interval_coverage", "interval_width")})
+    if "n" not in line:
+        return
+    pair = [columns[name_of("samples", part, name)] for name in ("variance", "squared_error")]
+    line["spread_skill"] = means.interval(
+        lambda x: spread_skill(torch.from_numpy(x[0]), torch.from_numpy(x[1]), request.samples), *pair
+    )
+    ranks = torch.from_numpy(columns[name_of("samples", part, "ranks")][rows].sum(0))
+    line["rank_unevenness"] = rank_unevenness(ranks)
+    shares = (ranks / ranks.sum()).tolist()
+    yield line | {f"rank {i}": share for i, share in enumerate(shares)}
+
+
+def self_check(task: Paired, request: EvaluateRequest, asked: Given, networks: Sequence[str]) -> list[Line]:
+    """Whether every figure gets worse, by what the catalogue says of it, when images are spoiled.
+
+    True images with a little noise are compared with the same with much of it and with red for blue, so that
+    a figure whose sign is turned is seen, whatever the model.
+    """
+    trials = [task.trial(request, asked, row) for row in range(min(CHECKED, len(asked)))]
+    rng = np.random.Generator(np.random.Philox(request.seed))
+    noise = [rng.standard_normal(trial.truth.shape) for trial in trials]
+
+    def spoiled(amount: float, order: int) -> list[np.ndarray]:
+        pairs = zip(trials, noise, strict=True)
+        return [np.rint(t.truth[..., ::order] + amount * n).clip(0, 255).astype(np.uint8) for t, n in pairs]
+
+    opened = [network_of(name) for name in networks]
+    good, bad = (task.compare(request, images, trials, opened) for images in (spoiled(2, 1), spoiled(40, -1)))
+    lines: list[Line] = []
+    for part, figure in good:
+        values = [scores[part, figure] for scores in (good, bad)]
+        if any(np.isnan(v).all() for v in values):
+            continue
+        before, after = (float(np.nanmean(v)) for v in values)
+        name = figure.partition("/")[0]
+        if name in _NO_ORDER:
+            continue
+        worse = after > before if METRICS[name].better == "lower" else after < before
+        line = {"figure": figure, "part": part, "real": before, "spoiled": after}
+        lines.append(line | {"answer": "right" if worse else "WRONG"})
+    return lines
+
+
+def sheet(task: Paired, request: EvaluateRequest, asked: Given, made: Kept) -> bytes:
+    """A row a case: what is given, the first baseline, what was made, and what is true."""
+    order = np.random.Generator(np.random.Philox(request.seed)).permutation(len(asked))
+    images, captions = [], []
+    for row in sorted(order[:SHOWN].tolist()):
+        trial, case = task.trial(request, asked, row), asked.cases[row]
+        times = asked.size // len(trial.shown)
+        name, baseline = next(iter(trial.baselines.items()))
+        pixels = made.part(row // UNIT, "pixels")[row % UNIT]
+        images += [trial.shown.repeat(times, 0).repeat(times, 1), baseline, pixels, trial.truth]
+        said = " ".join(filter(None, (case.metadata.date, *trial.about.values())))
+        captions += ["given", name, f"SYNTHETIC {said}", f"true {case.prompt}"]
+    return figures.sheet(images, captions, 4, task.verb)

@@ -1,0 +1,242 @@
+"""Tasks whose every image answers to a true one: how they are made and scored, case by case.
+
+Scores are kept by set (``model``, with several samples their mean; ``one sample``; and the baselines), by
+part of the image and by metric, a number a case, NaN where there is none.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusionsat.data.sources import Source
+from diffusionsat.diffusion.guidance import Guidance
+from diffusionsat.errors import ConfigError
+from diffusionsat.evaluation.features import FeatureNetwork
+from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.trials import WHOLE, Given, Trial
+from diffusionsat.evaluation.units import Arrays
+from diffusionsat.metrics import pairs, uncertainty
+from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.restoring import restore
+from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, Settings, check_count
+
+MODEL, ONE = "model", "one sample"
+UNIT = 8  # cases that are made, and scored, together
+SIZE = 64  # pixels of a side, where nothing else is asked for
+LEVEL, FEWEST = 0.9, 4  # of intervals, and samples that they need
+DISTANCE = "feature_distance"
+
+
+def name_of(kind: str, part: str, figure: str) -> str:
+    """What a column of scores is called."""
+    return "/".join((kind, part, figure)).replace(" ", "_")
+
+
+class Paired(ABC):
+    """A task; a subclass says what is given and what is compared. See `diffusionsat.evaluation.run.Task`."""
+
+    verb: ClassVar[str]  # what the sheet's title says is done
+    baselines: ClassVar[tuple[str, ...]]
+    parts: ClassVar[tuple[str, ...]] = (WHOLE,)
+    by: ClassVar[tuple[str, ...]] = ()  # keys of `Trial.about`
+
+    @abstractmethod
+    def choose(self, sources: Sequence[Source], request: EvaluateRequest, size: int) -> Given:
+        """The cases.
+
+        Raises:
+            ConfigError: If there are not so many.
+            DatasetError: If one cannot be read.
+        """
+
+    @abstractmethod
+    def conditions(self, request: EvaluateRequest, size: int) -> dict[str, Any]:
+        """What the protocol says of the task; refuses options that are not possible.
+
+        Raises:
+            ConfigError: If one is not.
+        """
+
+    @abstractmethod
+    def trial(self, request: EvaluateRequest, asked: Given, row: int) -> Trial:
+        """One case, a function of the request and the row."""
+
+    def more(self, request: EvaluateRequest, image: Tensor, trials: Sequence[Trial]) -> dict[str, Tensor]:
+        """Other scores of images (B, 3, H, W) from 0 to 1, each (B,), by name."""
+        return {}
+
+    def settings(self, sat: DiffusionSat, request: EvaluateRequest) -> Settings:
+        """How every image is sampled.
+
+        Raises:
+            ConfigError: If an option is not possible.
+        """
+        check_count("samples", request.samples, MOST_SAMPLES)
+        if request.control and request.control not in sat.controls:
+            raise ConfigError(f"control is {request.control!r}; the model has {', '.join(sat.controls)}.")
+        guidance, defaults = request.guidance, sat.config.defaults
+        if request.metadata_guidance is not None:
+            guidance = Guidance(
+                text=UNGUIDED if guidance is None else guidance,
+                metadata=request.metadata_guidance,
+                interval=defaults.interval,
+                rescale=defaults.rescale,
+            )
+        return SamplingRequest(
+            negative=request.negative,
+            seed=request.seed,
+            steps=request.steps,
+            solver=request.solver,
+            guidance=guidance,
+            strict=request.strict,
+        ).settings(sat, UNGUIDED)
+
+    def make(self, sat: DiffusionSat, request: EvaluateRequest, asked: Given, rows: range) -> Arrays:
+        """``pixels`` of some cases, the mean of their ``samples``, uint8 (N, K, H, W, 3)."""
+        guidance, samples = self.settings(sat, request).guidance, []
+        for row in rows:
+            wanted: Any = self.trial(request, asked, row).request
+            job = replace(wanted, guidance=guidance).job(sat)
+            first = row * request.samples
+            samples.append([restore(job.sample(first + k)).pixels for k in range(request.samples)])
+        made = np.array(samples)
+        return {"pixels": np.rint(made.mean(1)).astype(np.uint8), "samples": made}
+
+    def score(
+        self,
+        request: EvaluateRequest,
+        asked: Given,
+        rows: range,
+        made: Mapping[str, np.ndarray],
+        networks: Sequence[FeatureNetwork],
+    ) -> Arrays:
+        """All scores of some cases, each (N,), and what they are split by.
+
+        Args:
+            request: What is measured.
+            asked: All cases.
+            rows: Which of them.
+            made: What `make` gave; without ``samples`` for images from elsewhere.
+            networks: Feature networks.
+        """
+        trials = [self.trial(request, asked, row) for row in rows]
+        found: Arrays = {key: np.array([t.about[key] for t in trials], "U32") for key in self.by}
+        for kind in self.sets(request):
+            images = self._images(kind, trials, made)
+            there = [i for i, image in enumerate(images) if image is not None]
+            scores = self.compare(request, [images[i] for i in there], [trials[i] for i in there], networks)
+            for (part, figure), values in scores.items():
+                column = np.full(len(trials), np.nan)
+                column[there] = values
+                found[name_of(kind, part, figure)] = column
+        samples = made.get("samples")
+        if samples is not None and samples.shape[1] > 1:
+            found |= _spread(samples, trials, self.parts)
+        return found
+
+    def sets(self, request: EvaluateRequest) -> list[str]:
+        """Names of what is compared with the truth."""
+        return [MODEL, *([ONE] if request.samples > 1 and request.images is None else []), *self.baselines]
+
+    def compare(
+        self,
+        request: EvaluateRequest,
+        images: Sequence[Any],
+        trials: Sequence[Trial],
+        networks: Sequence[FeatureNetwork],
+    ) -> dict[tuple[str, str], np.ndarray]:
+        """Scores of images, uint8 (H, W, 3), by part and figure, each (N,)."""
+        figures = [*_PAIRS, *(f"{DISTANCE}/{network.name}" for network in networks)]
+        if not images:
+            more = self.more(request, torch.zeros(0, 3, 1, 1), [])
+            return {(part, f): np.zeros(0) for part in self.parts for f in (*figures, *more)}
+        image, truth = tensor(images), tensor([trial.truth for trial in trials])
+        found = {}
+        for part in self.parts:
+            mask = mask_of(trials, part)
+            for figure, metric in _PAIRS.items():
+                found[part, figure] = metric(image, truth, request.factor, mask).numpy()
+            for network in networks:
+                if mask is None or network.maps is not None:
+                    distance = pairs.feature_distance(image, truth, network.layers, mask=mask)
+                    found[part, f"{DISTANCE}/{network.name}"] = distance.numpy()
+        more = self.more(request, image, trials)
+        return found | {(WHOLE, figure): values.numpy() for figure, values in more.items()}
+
+    def _images(
+        self, kind: str, trials: Sequence[Trial], made: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray | None]:
+        if kind == MODEL:
+            return list(made["pixels"])
+        if kind == ONE:
+            return list(made["samples"][:, 0])
+        return [trial.baselines.get(kind) for trial in trials]
+
+
+def tensor(images: Sequence[np.ndarray]) -> Tensor:
+    """Images, uint8 (H, W, 3), as float64 (N, 3, H, W) from 0 to 1.
+
+    Of one layout in memory, on which the last bits of a score depend.
+    """
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().double() / 255
+
+
+def mask_of(trials: Sequence[Trial], part: str) -> Tensor | None:
+    """Where a part is in each, bool (N, 1, H, W); None for all of it."""
+    return None if part == WHOLE else torch.from_numpy(np.stack([t.parts[part] for t in trials]))[:, None]
+
+
+# Figures of an image (B, 3, H, W) against the true one, both from 0 to 1; the factor is for ERGAS alone.
+_PAIRS: dict[str, Any] = {
+    "psnr": lambda x, y, _, mask: pairs.psnr(x, y, data_range=1, mask=mask),
+    "ssim": lambda x, y, _, mask: pairs.ssim(x, y, data_range=1, mask=mask),
+    "mse": lambda x, y, _, mask: pairs.mse(x, y, mask=mask),
+    "spectral_angle": lambda x, y, _, mask: pairs.spectral_angle(x, y, mask=mask),
+    "ergas": lambda x, y, factor, mask: pairs.ergas(x, y, factor=factor, mask=mask),
+    "uqi": lambda x, y, _, mask: pairs.uqi(x, y, mask=mask),
+}
+
+
+def _spread(samples: np.ndarray, trials: Sequence[Trial], parts: Sequence[str]) -> Arrays:
+    """Whether the samples' spread is the size of the error of their mean, by part."""
+    ensemble = torch.stack([tensor(list(samples[:, k])) for k in range(samples.shape[1])])
+    truth, found = tensor([trial.truth for trial in trials]), {}
+    mean, deviation, count = ensemble.mean(0), ensemble.std(0), len(ensemble)
+    half = _student((1 + LEVEL) / 2, count - 1) * deviation * (1 + 1 / count) ** 0.5
+    for part in parts:
+        mask = mask_of(trials, part)
+        variance, error = uncertainty.spread_and_error(ensemble, truth, mask=mask)
+        scores = {"variance": variance, "squared_error": error}
+        crps = uncertainty.crps(ensemble, truth)
+        weights = torch.ones_like(crps[:, :1]) if mask is None else mask.double()
+        scores["crps"] = (crps * weights).sum((1, 2, 3)) / (3 * weights.sum((1, 2, 3)))
+        if count >= FEWEST:
+            ends = (mean - half, mean + half)
+            scores["interval_coverage"] = uncertainty.interval_coverage(*ends, truth, mask=mask)
+            scores["interval_width"] = uncertainty.interval_width(*ends, mask=mask)
+        for figure, values in scores.items():
+            found[name_of("samples", part, figure)] = values.numpy()
+        found[name_of("samples", part, "ranks")] = np.stack(
+            [
+                uncertainty.rank_histogram(
+                    ensemble[:, i : i + 1], truth[i : i + 1], mask=None if mask is None else mask[i : i + 1]
+                ).numpy()
+                for i in range(len(trials))
+            ]
+        )
+    return found
+
+
+def _student(share: float, freedom: int) -> float:
+    """Student's quantile by its expansion about the normal one (Abramowitz & Stegun 26.7.5).
+
+    Within 2 % from 3 degrees of freedom up.
+    """
+    z = NormalDist().inv_cdf(share)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

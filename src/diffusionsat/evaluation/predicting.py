@@ -1,0 +1,73 @@
+"""The task `predict` in an evaluation: the ground at a date, of images of one, two, four and eight others."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusionsat.data.sources import Source
+from diffusionsat.evaluation.paired import Paired
+from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.trials import (
+    WHOLE,
+    Given,
+    Trial,
+    choose,
+    framed,
+    mean_of,
+    sampled,
+    sequences,
+)
+from diffusionsat.tasks.predict import PredictRequest
+
+COPY, MEAN = "copy of the nearest date", "mean of what is given"
+CHANGED = "changed"
+COUNTS = (1, 2, 4, 8)
+_CHANGE = 0.1  # of the display range, in the mean of the three colours
+
+
+class Predict(Paired):
+    """See `Paired`."""
+
+    verb = "nearest date given, the same copied, predicted, true"
+    baselines = (COPY, MEAN)
+    parts = (WHOLE, CHANGED)
+    by = ("frames",)
+
+    def choose(self, sources: Sequence[Source], request: EvaluateRequest, size: int) -> Given:
+        """Images of a known date with others of their ground; a case for each number of these."""
+        return choose(
+            sequences(sources),
+            n=request.n,
+            size=size,
+            seed=request.seed,
+            counts=lambda there: [count for count in COUNTS if count <= there],
+        )
+
+    def conditions(self, request: EvaluateRequest, size: int) -> dict[str, Any]:
+        """What counts as changed."""
+        return {
+            "frames": list(COUNTS),
+            "samples": request.samples,
+            "given": "the dates nearest to the target's",
+            "changed": f"mean over colours of |truth - nearest date| > {_CHANGE}",
+        }
+
+    def trial(self, request: EvaluateRequest, asked: Given, row: int) -> Trial:
+        """The dates nearest to the image's."""
+        (case,), (truth,) = asked.part(range(row, row + 1)), asked.pixels(range(row, row + 1))
+        frames = asked.frames(row)
+        nearest = frames[0][0]
+        return Trial(
+            truth=truth,
+            request=PredictRequest(
+                frames=[framed(*frame) for frame in frames],
+                on=case.metadata.date or "",
+                metadata=case.metadata,
+                **sampled(request, case),
+            ),
+            baselines={COPY: nearest, MEAN: mean_of([pixels for pixels, _ in frames])},
+            parts={CHANGED: np.abs(truth.astype(float) - nearest).mean(2) > 255 * _CHANGE},
+            given=frames,
+            about={"frames": str(len(frames))},
+        )
