@@ -61,7 +61,7 @@ class Gaps(Mask):
 
     def marked(self, rows: range, columns: range) -> np.ndarray:
         """See `Mask`."""
-        return (~self.raster.read(rows, columns)[1][self.places]).any(0)
+        return ~np.all(self.raster.read(rows, columns)[1][self.places], axis=0)
 
 
 class Nonzero(Mask):

@@ -76,7 +76,7 @@ class CompactControl:
         network: What steers.
     """
 
-    ranges = None
+    ranges: dict[int, tuple[float, float]] | None = None
 
     def __init__(self, network: CompactControlNet) -> None:
         self.network, self.dtype = network, torch.float32
