@@ -1,6 +1,8 @@
 """Fixtures. Nothing imports torch before a test asks: torch-free rooms are tested without it."""
 
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,15 @@ import pytest
 
 if TYPE_CHECKING:
     from diffusionsat import DiffusionSat
+
+
+@pytest.fixture(autouse=True)
+def _plain_log() -> Iterator[None]:
+    """Commands set up the package's log; no other test is to see that."""
+    yield
+    logger = logging.getLogger("diffusionsat")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

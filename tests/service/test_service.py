@@ -218,6 +218,7 @@ def test_upscaled_upload(client, tmp_path):
         "measured",
         "invented",
         "support",
+        *(f"{layer}-thumbnail" for layer in ("spread", "measured", "invented", "support")),
     }
     with (
         rasterio.MemoryFile(client.get(item["assets"]["image"]["href"]).content) as memory,

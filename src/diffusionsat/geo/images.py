@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,8 +159,36 @@ def read_tags(path: Path) -> dict[str, Any] | None:
 def quiet_gdal() -> Iterator[None]:
     """GDAL without `.aux.xml` files beside what it reads, and silence about images without a place."""
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), rasterio.Env(GDAL_PAM_ENABLED=False):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with _SILENCE, rasterio.Env(GDAL_PAM_ENABLED=False):
         yield
+
+
+class _Silence:
+    """No warnings of images without a place, for as long as any thread is inside.
+
+    Filters of warnings belong to the whole process: a thread that put them back would put them back for all.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.filters: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+    def __enter__(self) -> None:
+        from rasterio.errors import NotGeoreferencedWarning
+
+        with self.lock:
+            if self.inside == 0:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.filters.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()

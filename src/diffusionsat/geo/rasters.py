@@ -26,7 +26,6 @@ from diffusionsat.geo.grids import Grid, ground_distance_m
 from diffusionsat.geo.images import quiet_gdal
 
 _HASHED = 1024  # rows at a time
-_OPENING = threading.Lock()  # opening silences warnings, which is for all threads
 _REMOTE: dict[str, Any] = {  # look for no files beside it, and try again
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MAX_RETRY": 3,
@@ -298,7 +297,7 @@ class FileRaster(Raster):
 
         if not hasattr(self._local, "opened"):
             try:
-                with _OPENING, quiet_gdal(), self._settings():
+                with quiet_gdal(), self._settings():
                     self._local.opened = rasterio.open(self.path)
             except RasterioError as error:
                 raise RasterError(f"{self.file or self.path} cannot be read as a raster: {error}.") from None

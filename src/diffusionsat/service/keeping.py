@@ -34,7 +34,10 @@ class Keeping:
         return bytes_of(self.folder.files(job))
 
     def expire(self) -> None:
-        """Remove what is too old or too much, and write the catalogue of the rest."""
+        """Remove what is too old or too much, and write the catalogue of the rest.
+
+        The newest of all stays until it is too old, however large it is: it is what somebody waits for.
+        """
         busy = repr([row.inputs for row in self.store.jobs(statuses=["accepted", "running"])])
         kept = [(time, "job", name, size) for time, _, name, size in self.store.finished()]
         kept += [(created, "upload", name, size) for name, created, size in self.store.uploads()]
@@ -47,7 +50,7 @@ class Keeping:
         for time, kind, name, size in kept:
             if time >= oldest and (self.most_bytes is None or total <= self.most_bytes):
                 break
-            if f"{kind}:{name}" in busy:
+            if f"{kind}:{name}" in busy or (time >= oldest and name == kept[-1][2]):
                 continue
             self.remove(kind, name)
             total -= size
