@@ -54,7 +54,7 @@ TORCH_FREE := .venv-torch-free
 test-torch-free:
 	$(PYTHON) -m venv --clear $(TORCH_FREE)
 	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check affine click numpy pillow pydantic pyproj pyyaml \
-		rasterio rich hypothesis jsonschema pystac pytest pytest-socket scipy
+		rasterio rich rio-cogeo hypothesis jsonschema pystac pytest pytest-socket scipy
 	$(TORCH_FREE)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(TORCH_FREE)/bin/python -m pytest tests/test_metadata.py tests/test_noise_keys.py tests/test_files.py \
 		tests/test_config.py tests/geo tests/tasks/test_scene.py
