@@ -106,6 +106,7 @@ class Compact:
             licence=options.licence,
             images_seen=seen,
             known_answer=(),
+            controls={},  # which belong to another denoiser
         )
         networks = {
             "denoiser": self.network,
