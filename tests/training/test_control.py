@@ -256,7 +256,7 @@ def test_absent_frames_change_nothing(family):
         one, other = (family.predict(family.network, batch.noise, time, b) for b in (batch, more))
         plain = family.networks.denoiser(batch.noise, time, *batch.text, batch.numbers)
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-        torch.testing.assert_close(one[1], plain[1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(one[1], plain[1], atol=1e-5, rtol=0)
         assert float((one[[0, 2]] - plain[[0, 2]]).abs().min(0).values.max()) > 1e-3
         # As a job computes it, frame by frame absent or not.
         seen = family.network.encode_frames(frames, (32, 32))
