@@ -19,20 +19,11 @@ Examples:
 @click.option(
     "--mask", metavar="FILE", help="Where the clouds are: a raster or GeoJSON [the image's own band]."
 )
-@click.option(
-    "--reference", "references", multiple=True, metavar="FILE[@DATE]", help="Image of another date."
-)
+@rasters.reference
 @click.option(
     "--grow", type=int, default=2, show_default=True, metavar="P", help="Pixels added around clouds."
 )
-@click.option(
-    "--feather",
-    type=int,
-    default=4,
-    show_default=True,
-    metavar="P",
-    help="Pixels over which new fades into old.",
-)
+@rasters.feather
 @click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the image, where it does not tell.")
 @rasters.prompt
 @rasters.about

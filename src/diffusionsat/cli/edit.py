@@ -21,14 +21,7 @@ Examples:
     "--strength", type=float, default=0.6, show_default=True, metavar="S", help="How much changes, to 1."
 )
 @click.option("--mask", metavar="FILE", help="Where it changes: a raster or GeoJSON [everywhere].")
-@click.option(
-    "--feather",
-    type=int,
-    default=4,
-    show_default=True,
-    metavar="P",
-    help="Pixels over which new fades into old.",
-)
+@rasters.feather
 @click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the result.")
 @rasters.about
 @rasters.work

@@ -17,17 +17,8 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("image")
 @click.argument("mask", required=False)
-@click.option(
-    "--reference", "references", multiple=True, metavar="FILE[@DATE]", help="Image of another date."
-)
-@click.option(
-    "--feather",
-    type=int,
-    default=4,
-    show_default=True,
-    metavar="P",
-    help="Pixels over which new fades into old.",
-)
+@rasters.reference
+@rasters.feather
 @click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the image, where it does not tell.")
 @rasters.prompt
 @rasters.about

@@ -26,6 +26,20 @@ def about(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def reference(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--reference``."""
+    option = click.option(
+        "--reference", "references", multiple=True, metavar="FILE[@DATE]", help="Image of another date."
+    )
+    return option(function)
+
+
+def feather(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--feather``."""
+    what = "Pixels over which new fades into old."
+    return click.option("--feather", type=int, default=4, show_default=True, metavar="P", help=what)(function)
+
+
 def prompt(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--prompt``."""
     return click.option("--prompt", default="", metavar="TEXT", help="What is to be seen.")(function)

@@ -22,6 +22,7 @@ from diffusionsat.data.sensors import (
     Scaling,
     has,
     locate,
+    shown,
     stretch,
 )
 from diffusionsat.errors import ConfigError
@@ -245,7 +246,7 @@ def _shown(frame: Frame, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]
     stored = frame.pixels()[..., list(places)]
     if scaling.gain is not None:
         reflectance, known = scaling.reflectance(stored)
-        values = np.clip(reflectance / DISPLAY_WHITE, 0, 1) ** (1 / DISPLAY_GAMMA)
+        values = shown(reflectance)
     else:
         known = scaling.valid(stored)
         values = (stored if stored.dtype == np.uint8 else stretch(stored, known)) / np.float32(255)

@@ -3,7 +3,9 @@
 Polygons are drawn, and other masks read, a rectangle at a time.
 """
 
+import copy
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,11 +43,13 @@ class Mask(Raster):
         )
 
     def _take(self, places: Sequence[int], names: Sequence[str]) -> Raster:
-        raise NotImplementedError  # there is but one band
+        other = copy.copy(self)
+        other.bands = tuple(names)
+        return other
 
+    @abstractmethod
     def marked(self, rows: range, columns: range) -> np.ndarray:
         """Where it is set in a rectangle inside, bool (rows, columns)."""
-        raise NotImplementedError
 
     def _read(self, rows: range, columns: range) -> Pixels:
         marked = self.marked(rows, columns)[None]

@@ -46,6 +46,10 @@ class Job:
         index: Of the sample.
     """
 
+    window = 256  # pixels of a side that the networks see at once
+    overlap = 96  # pixels that windows share with their neighbours
+    grain = 1  # latent pixels that windows begin at multiples of
+
     def __init__(
         self,
         sat: DiffusionSat,
@@ -66,10 +70,6 @@ class Job:
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: without what was kept."""
         return self.__dict__ | {"_kept": {}}
-
-    window = 256  # pixels of a side that the networks see at once
-    overlap = 96  # pixels that windows share with their neighbours
-    grain = 1  # latent pixels that windows begin at multiples of
 
     @cached_property
     def plan(self) -> Plan:
@@ -194,7 +194,7 @@ class Job:
             on_unit: Called with units done and units in all; returning False stops.
 
         Raises:
-            ConfigError: If the folder holds another job, or the solver keeps something between its steps.
+            ConfigError: If the folder holds another job.
             RasterError: If there is no room on the disk.
             Cancelled: If ``on_unit`` returned False.
         """

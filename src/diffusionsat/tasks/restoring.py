@@ -18,6 +18,7 @@ from affine import Affine
 from pyproj import CRS
 
 from diffusionsat.data.radiometry import Radiometry, rounded
+from diffusionsat.diffusion.constraints import INVENTED
 from diffusionsat.diffusion.solvers import Cancelled, OnStep, StepInfo
 from diffusionsat.errors import ConfigError, RasterError
 from diffusionsat.execution import Execute
@@ -82,7 +83,7 @@ class Restoration(Job):
 
     margin = 0  # pixels around a block that its finish looks at
     block = BLOCK
-    details = False  # whether `measured` says something
+    details = False  # whether `measured` and `support` say something; they are asked only then
 
     def __init__(
         self,
@@ -110,12 +111,18 @@ class Restoration(Job):
         return light
 
     def measured(self, rows: range, columns: range) -> np.ndarray:
-        """What a measurement determines of red, green and blue, (3, rows, columns), as numbers are stored."""
-        raise NotImplementedError
+        """What a measurement determines of red, green and blue, (3, rows, columns), as numbers are stored.
+
+        Here nothing was measured.
+        """
+        return np.zeros((3, len(rows), len(columns)))
 
     def support(self, rows: range, columns: range) -> np.ndarray:
-        """How far a measurement determines each pixel, one of the classes of `constraints.support`."""
-        raise NotImplementedError
+        """How far a measurement determines each pixel, one of the classes of `constraints.support`.
+
+        Here all is invented.
+        """
+        return np.full((len(rows), len(columns)), INVENTED, np.uint8)
 
     def others(self, rows: range, columns: range) -> Pixels:
         """The bands of the output as they were, those that are made included; here none were."""
