@@ -58,7 +58,13 @@ def test_a_maker_of_synthetic_sets(released, tmp_path):
 
 
 def test_a_maker_of_sequences(released):
-    from diffusionsat import ControlNetModel3D, DiffusionSatControlNetPipeline, SatUNet, metadata_normalize
+    from diffusionsat import (
+        ControlNetModel3D,
+        DiffusionSatControlNetPipeline,
+        MetadataError,
+        SatUNet,
+        metadata_normalize,
+    )
 
     folder = released / "texas"
     controlnet = ControlNetModel3D.from_pretrained(folder / "checkpoint-50000", subfolder="controlnet")
@@ -72,6 +78,8 @@ def test_a_maker_of_sequences(released):
     cond_metadata = torch.stack([metadata_normalize(torch.tensor(SHIFTED))] * 3, dim=-1)
     guided = pipe("a", image=pictures, cond_metadata=cond_metadata, guidance_scale=1.0, **some).images[0]
     assert guided.size == (64, 64)
+    with pytest.raises(MetadataError, match="of 2 frames, but image has 3"):
+        pipe("a", image=pictures, cond_metadata=cond_metadata[:, :2], **some)
 
 
 def test_a_maker_of_finer_images(released):
@@ -107,6 +115,7 @@ def test_a_would_be_in_painter(released):
     )
     with pytest.warns(UserWarning, match=r"unshifted.*diffusionsat\.Metadata"):
         metadata = metadata_normalize([-76.6, 28.7, 1.0, 0.0, 2015, 2, 27]).tolist()
+    metadata_normalize([103.4, 118.7, 1.0, 0.0, 2015, 2, 27], base_year=0)  # warns of nothing
     with pytest.raises(ConfigError, match=r"3 bands.*takes 10.*No published network fills a masked part"):
         pipe("a road", image=[Image.new("RGB", (64, 64))], metadata=metadata)
 

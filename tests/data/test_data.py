@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusionsat import DatasetError, Metadata
-from diffusionsat.data.captions import PHRASES, caption
+from diffusionsat.data.captions import PHRASES, caption, in_words
 from diffusionsat.data.crops import crop
 from diffusionsat.data.parquet import Sample, read_samples
 
@@ -88,6 +88,23 @@ def test_captions_vary_and_keep_the_test_words_out():
         .split()
     )
     assert not {"woods", "wheat", "suburb", "suburban", "motorway"} & set(every)
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({}, ""),
+        ({"lon": 7.44, "lat": -46.951}, "at 7.44 E 46.95 S"),
+        ({"lat": 3, "gsd": 0.3}, "at 3.00 N, 0.3 m per pixel"),
+        (
+            {"gsd": 7413, "cloud_cover": 12.4, "date": "2018-07"},
+            "7413 m per pixel, 12 percent clouds, July 2018",
+        ),
+        ({"lon": -0.5, "date": "2018-07-09"}, "at 0.50 W, 9 July 2018"),
+    ],
+)
+def test_numbers_in_words(known, words):
+    assert in_words(Metadata(**known).numbers) == words
 
 
 def test_a_sentence_of_the_source_is_used():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffusionsat import Metadata
 from diffusionsat.models.compact.denoiser import Conditioning
-from diffusionsat.models.encodings import Bandwidth, extended, numbers, published
+from diffusionsat.models.encodings import Bandwidth, extended, numbers, published, published_features
 
 FIELDS = {"lon": 10.0, "lat": 50.0, "gsd": 3.0, "cloud_cover": 20.0, "date": "2019-07-14"}
 
@@ -94,7 +94,7 @@ def test_only_what_depends_on_an_unknown_field_is_unknown(field):
 @pytest.mark.parametrize("field", ["lon", "lat", "place", "gsd", "cloud_cover", "year", "season", "sun"])
 def test_unknown_is_a_vector_of_its_own(field):
     torch.manual_seed(0)
-    embed = Conditioning(32, 8, Bandwidth())
+    embed = Conditioning(32, 8, Bandwidth(), "extended")
     text, mask, time = torch.zeros(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1)
     known, unknown = numbers(Metadata(**FIELDS)), numbers(Metadata())
     before = [embed(time, text, mask, n).detach() for n in (known, unknown)]
@@ -102,3 +102,20 @@ def test_unknown_is_a_vector_of_its_own(field):
     after = [embed(time, text, mask, n).detach() for n in (known, unknown)]
     torch.testing.assert_close(after[0], before[0])  # a known value never meets the null
     torch.testing.assert_close(after[1], before[1] + 1)
+
+
+def test_the_published_encoding_in_a_compact_denoiser():
+    torch.manual_seed(0)
+    embed = Conditioning(32, 8, Bandwidth(), "published")
+    text, mask, time = torch.zeros(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1)
+
+    def embedded(**known):
+        return embed(time, text, mask, numbers(Metadata(**known)))
+
+    assert torch.equal(embedded(), embedded(lon=-180, lat=-90, cloud_cover=0))  # the published lie
+    assert not torch.allclose(embedded(), embedded(lon=7, lat=46, cloud_cover=0))
+    # 10 m is 10,000 before the sines of a timestep.
+    features, known = published_features(numbers(Metadata(gsd=10)), Bandwidth())["gsd"]
+    assert known.all()
+    torch.testing.assert_close(features[0, 0], torch.tensor(10_000.0).cos())
+    torch.testing.assert_close(features[0, 127], torch.tensor(10_000.0 * 10_000 ** (-63 / 64)).sin())

@@ -220,6 +220,21 @@ def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     with pytest.raises(ConfigError, match="latents of other data"):
         runs.run(recipe(tiny, tmp_path / "c", *cached, shared, "run.seed=1"))
+    runs.run(recipe(tiny, tmp_path / "d", *cached, "data.sizes={32=1,64=1}"))
+    files = sorted((tmp_path / "d/cache/64").iterdir())
+    assert sum(len(load_file(f)["latents"]) for f in files) == 75  # in the room of 300 of half the side
+
+
+def test_numbers_in_words_are_given_as_words_alone(tiny, tmp_path, monkeypatch):
+    given = []
+    from diffusionsat.training.denoising import DenoisingJob
+
+    real = DenoisingJob._encoded
+    monkeypatch.setattr(DenoisingJob, "_encoded", lambda job, read: (given.append(read), real(job, read))[1])
+    runs.run(recipe(tiny, tmp_path / "run", "data.numbers_in_words=true", "run.images=16"))
+    assert all(read.numbers.isnan().all() for read in given)
+    captions = [caption for read in given for caption in read.captions]
+    assert sum("m per pixel" in caption for caption in captions) > len(captions) / 2
 
 
 SHARDS = """

@@ -18,7 +18,7 @@ from diffusionsat.compat.legacy import (
     each,
     with_callback,
 )
-from diffusionsat.errors import ConfigError, MissingExtraError
+from diffusionsat.errors import ConfigError, MetadataError, MissingExtraError
 
 try:
     from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
@@ -324,6 +324,12 @@ class DiffusionSatControlNetPipeline(FromReleasedFolder, OldMethods, StableDiffu
             latents = self._noise(batch * num_images_per_prompt, height, width, generator)
         rows = each(self.prepare_metadata(batch, metadata, 2, False, device, None), num_images_per_prompt)
         of_condition = self.prepare_metadata(batch, cond_metadata, 3, False, device, None)
+        columns = of_condition.shape[2:] if of_condition is not None else ()
+        if frames and columns and columns[0] != image.shape[2]:
+            raise MetadataError(
+                f"cond_metadata is of {columns[0]} frames, but image has {image.shape[2]}. Give one column a "
+                "frame, or (7,) for all."
+            )
         of_condition = each(of_condition, num_images_per_prompt)
         with (
             conditioned(self.unet, metadata=rows),

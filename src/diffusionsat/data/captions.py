@@ -5,6 +5,8 @@ no phrase here.
 """
 
 import calendar
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,6 +112,25 @@ SOURCES = {
 
 _MONTHS = tuple(calendar.month_name)  # index 0 is empty
 _KEPT = ("article", "kind", "caption")  # pieces without which there is no sentence
+
+
+def in_words(numbers: Sequence[float]) -> str:
+    """The known ones of `Metadata.numbers` as words, such as "at 7.44 E 46.95 N, 10 m per pixel, July 2018".
+
+    So a model could be told them without inputs for numbers: what the numbers' own inputs are compared with.
+    """
+    lon, lat, gsd, cloud, year, month, day = (None if math.isnan(x) else float(x) for x in numbers)
+    east = "" if lon is None else f"{abs(lon):.2f} {'E' if lon >= 0 else 'W'}"
+    north = "" if lat is None else f"{abs(lat):.2f} {'N' if lat >= 0 else 'S'}"
+    place = " ".join(filter(None, (east, north)))
+    date = ("" if day is None else f"{day:.0f}", "" if month is None else _MONTHS[int(month)])
+    parts = (
+        place and f"at {place}",
+        "" if gsd is None else f"{gsd:g} m per pixel",
+        "" if cloud is None else f"{cloud:.0f} percent clouds",
+        " ".join(filter(None, (*date, "" if year is None else f"{year:.0f}"))),
+    )
+    return ", ".join(filter(None, parts))
 
 
 def some_pieces(pieces: Pieces, rate: float, rng: np.random.Generator) -> str:

@@ -4,13 +4,14 @@ Both start from the seven numbers of `Metadata.numbers` as a float32 tensor (B, 
 stay in float32: half precision cannot hold a longitude.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusionsat.metadata import Metadata
+from diffusionsat.metadata import NUMBERS, Metadata
 
 _MAX_GSD = 1.0  # metres; the published normalisation (PUBLISHED_MODEL: 10 m becomes 10,000)
 _FIRST_YEAR, _YEARS = 1980, 120
@@ -66,6 +67,29 @@ class Bandwidth:
     cloud_cover: int = 4
     year: int = 4
     season: int = 4
+
+
+def published_features(numbers: Tensor, bandwidth: Bandwidth) -> dict[str, tuple[Tensor, Tensor]]:
+    """The published encoding in the form of `extended`: each number like a timestep, 0 where unknown.
+
+    Args:
+        numbers: As `numbers` returns them, (B, 7).
+        bandwidth: Not asked for.
+
+    Returns:
+        As `extended`; every field counts as known.
+    """
+    known = torch.ones(len(numbers), dtype=torch.bool, device=numbers.device)
+    columns = published(numbers).unbind(-1)
+    return {name: (timestep(column), known) for name, column in zip(NUMBERS, columns, strict=True)}
+
+
+def timestep(value: Tensor, features: int = 128) -> Tensor:
+    """Sines and cosines of a number from 0 to 1000, as Vaswani et al. 2017 have it, (B, features) float32."""
+    half = features // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=value.device) / half)
+    angles = value.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def extended(numbers: Tensor, bandwidth: Bandwidth) -> dict[str, tuple[Tensor, Tensor]]:
@@ -158,3 +182,6 @@ def _waves(x: Tensor, scales: int) -> Tensor:
     """Sines and cosines of x at 1, 2, 4, ... times its frequency, flattened to (B, F)."""
     angles = x.reshape(len(x), x.shape[1:].numel(), 1) * 2.0 ** torch.arange(scales, device=x.device)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+ENCODINGS = {"extended": extended, "published": published_features}

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusionsat.data.captions import in_words
 from diffusionsat.data.dropout import draw_whole, drop
 from diffusionsat.data.reading import Example
 from diffusionsat.errors import ConfigError, DatasetError
@@ -179,9 +180,13 @@ def collate(examples: list[Example], rngs: list[np.random.Generator], data: Data
         level.append(min(max(rng.random(), 1e-6), 1 - 1e-6))
         several = np.array([m.numbers for m in (example.metadata, *(f.metadata for f in example.frames))])
         no_text, no_metadata = draw_whole(1, rng, data.dropping)
-        captions.append("" if no_text[0] else example.caption)
+        caption = "" if no_text[0] else example.caption
         several = drop(several, rng, data.dropping, no_metadata.repeat(len(several)))
         several[rng.random(several.shape) < data.no_number] = np.nan
+        if data.numbers_in_words:
+            caption = ", ".join(filter(None, (caption, in_words(several[0]))))
+            several[0] = np.nan
+        captions.append(caption)
         known.append(several)
     rows = torch.from_numpy(np.stack([k[0] for k in known])).float()
     frames: tuple[Tensor, ...] = ()

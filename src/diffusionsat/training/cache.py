@@ -38,9 +38,10 @@ class _Rows:
 
 
 class Cached:
-    """The first ``data.cache`` examples of each size as latents; see `batches.Examples`.
+    """The first ``data.cache`` examples as latents; see `batches.Examples`.
 
-    They come in another order each time that all have been seen, and a ControlNet is given other frames then.
+    Of larger sizes there are as many as fill the same room on disk. They come in another order each time that
+    all have been seen, and a ControlNet is given other frames then.
 
     Args:
         recipe: Of the run.
@@ -62,12 +63,12 @@ class Cached:
                 f"data.cache is for text-to-image and compact ControlNets; run.task is {recipe.run.task}. "
                 "Give 0."
             )
-        self.recipe, self.examples, self.count = recipe, examples, recipe.data.cache
+        self.recipe, self.examples = recipe, examples
         self.family, self.processes = family, processes
         self.folder = Path(recipe.data.cache_folder or folder / "cache")
         self._check_index()
         self.rows = {size: self._rows(size) for size in recipe.data.sizes}
-        self.orders: dict[int, np.ndarray] = {}
+        self.orders: dict[tuple[int, int], np.ndarray] = {}
 
     def size(self, batch: int) -> int:
         """See `Examples.size`."""
@@ -75,12 +76,14 @@ class Cached:
 
     def example(self, position: int, size: int, again: int = 0) -> Example:
         """The position-th example; its pixels are latents."""
-        epoch, index = divmod(position, self.count)
-        if epoch not in self.orders:
+        rows = self.rows[size]
+        epoch, index = divmod(position, len(rows.captions))
+        if (size, epoch) not in self.orders:
             rng = np.random.Generator(np.random.Philox([self.recipe.run.seed, epoch]))
-            self.orders = {e: o for e, o in self.orders.items() if e >= epoch - 1}
-            self.orders[epoch] = rng.permutation(self.count)
-        row, rows = int(self.orders[epoch][index]), self.rows[size]
+            order = rng.permutation(len(rows.captions))
+            recent = {k: o for k, o in self.orders.items() if k[0] != size or k[1] >= epoch - 1}
+            self.orders = {**recent, (size, epoch): order}
+        row = int(self.orders[size, epoch][index])
         return Example(
             key=str(row),
             source="cache",
@@ -112,13 +115,14 @@ class Cached:
 
     def _rows(self, size: int) -> _Rows:
         """All rows of a size, encoded where they are not there yet."""
-        starts = range(0, self.count, _CHUNK)
+        count = max(1, self.recipe.data.cache * min(self.recipe.data.sizes) ** 2 // size**2)
+        starts = range(0, count, _CHUNK)
         files = [self.folder / str(size) / f"{start // _CHUNK:06d}.safetensors" for start in starts]
         files[0].parent.mkdir(parents=True, exist_ok=True)
         mine = slice(self.processes.rank, None, self.processes.count)
         for start, file in list(zip(starts, files, strict=True))[mine]:
             if not file.exists():
-                self._encode(range(start, min(start + _CHUNK, self.count)), size, file)
+                self._encode(range(start, min(start + _CHUNK, count)), size, file)
         self.processes.wait()
         latents, captions, metadata = [], [], []
         for file in files:

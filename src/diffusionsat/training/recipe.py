@@ -80,7 +80,8 @@ class Data:
         sizes: Share of the batches of each side in pixels.
         batch_size: Images a step over all processes, at the smallest size; larger sizes come in smaller
             batches of about equal area.
-        cache: Encode so many images of each size once and train on their latents; 0 encodes every step.
+        cache: Encode so many images once, and of larger sizes as many as fill the same room, and train on
+            their latents; 0 encodes every step.
         cache_folder: Where these latents lie; empty is ``cache`` in the run's folder.
         workers: Threads that read and crop images.
         held_out: Images of held-out places for the validation loss.
@@ -93,6 +94,7 @@ class Data:
             shares of the display range, as they are.
         condition_frames: Frames that are given; where there are fewer they are repeated.
         condition_scale: How many times smaller than the image such a frame is.
+        numbers_in_words: Write the numbers into the caption instead of giving them as such; for comparisons.
         no_piece: Chance of each piece of a caption to be left out.
         no_number: Chance of each of the seven numbers alone to be unknown, besides ``dropping``.
         dropping: How often conditions are unknown.
@@ -113,6 +115,7 @@ class Data:
     condition_ranges: tuple[tuple[float, float], ...] = ()
     condition_frames: Count = 1
     condition_scale: Literal[1, 2, 4, 8] = 1
+    numbers_in_words: bool = False
     no_piece: Share = 0.1
     no_number: Share = 0.0
     dropping: Rates = field(default_factory=Rates)
@@ -307,9 +310,10 @@ class Recipe:
 
 
 def shipped() -> dict[str, Path]:
-    """The configs that come with the package, by name."""
+    """The recipes that come with the package, by name; beside them lie protocols of evaluations."""
     folder = Path(str(resources.files("diffusionsat"))) / "configs"
-    return {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.toml"))}
+    names = {str(f.relative_to(folder).with_suffix("")): f for f in sorted(folder.rglob("*.toml"))}
+    return {name: file for name, file in names.items() if not name.startswith("evaluation/")}
 
 
 def read_recipe(name_or_path: str, settings: tuple[str, ...] = ()) -> Recipe:

@@ -56,11 +56,11 @@ def metadata_normalize(
         metadata = [lon + base_lon, lat + base_lat, gsd, cloud / 100, year - base_year, month, day]
     shifted = _seven(metadata)
     lon, lat, year = (float(shifted[i]) for i in (0, 1, 4))
-    if lon < 0 or lat < 0 or year > 200:
+    if lon < 0 or lat < 0 or year > 2180 - base_year:
         warnings.warn(
             f"metadata_normalize was given longitude {lon:g}, latitude {lat:g} and year {year:g}, which look "
-            "unshifted: it takes longitude + 180, latitude + 90 and year - 1980. Give it a "
-            "diffusionsat.Metadata, which is shifted for you.",
+            f"unshifted: it takes longitude + {base_lon:g}, latitude + {base_lat:g} and year - {base_year}. "
+            "Give it a diffusionsat.Metadata, which is shifted for you.",
             UserWarning,
             stacklevel=2,
         )

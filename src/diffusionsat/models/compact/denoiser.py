@@ -4,7 +4,6 @@ Metadata is embedded like the timestep and added to it; text enters through cros
 through the same embedding. Attention stays off the finest level, where a CPU would spend most of its time.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusionsat.models.encodings import Bandwidth, extended
+from diffusionsat.models.encodings import ENCODINGS, Bandwidth, timestep
 from diffusionsat.models.networks import Residuals
 
 _GROUPS = 16
+_TIME_FEATURES = 128
 
 
 class Encoder(nn.Module):
@@ -30,6 +30,7 @@ class Encoder(nn.Module):
         embedding: Width of the embedding of time, metadata and mean text.
         text_width: Width of the text's token states.
         bandwidth: How fine the metadata's features are.
+        encoding: How metadata is encoded, one of `diffusionsat.models.encodings.ENCODINGS`.
     """
 
     def __init__(
@@ -43,10 +44,13 @@ class Encoder(nn.Module):
         embedding: int = 384,
         text_width: int = 384,
         bandwidth: Bandwidth | None = None,
+        encoding: str = "extended",
     ) -> None:
         super().__init__()
         if len(attention) != len(channels):
             raise ValueError(f"attention has {len(attention)} entries for {len(channels)} levels.")
+        if encoding not in ENCODINGS:
+            raise ValueError(f"encoding is {encoding!r}; it can be {' or '.join(ENCODINGS)}.")
         bandwidth = bandwidth or Bandwidth()
         self.sizes: dict[str, Any] = {
             "latent_channels": latent_channels,
@@ -57,10 +61,11 @@ class Encoder(nn.Module):
             "embedding": embedding,
             "text_width": text_width,
             "bandwidth": bandwidth,
+            "encoding": encoding,
         }
         self.factor = 2 ** (len(channels) - 1)  # latents' sides must be multiples of this
         self.skips = skip_widths(channels, blocks)
-        self.embed = Conditioning(embedding, text_width, bandwidth)
+        self.embed = Conditioning(embedding, text_width, bandwidth, encoding)
         self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         width = channels[0]
@@ -181,20 +186,20 @@ class Conditioning(nn.Module):
     The features are computed in float32, whatever the precision of the weights.
     """
 
-    def __init__(self, width: int, text_width: int, bandwidth: Bandwidth) -> None:
+    def __init__(self, width: int, text_width: int, bandwidth: Bandwidth, encoding: str) -> None:
         super().__init__()
-        self.bandwidth = bandwidth
+        self.bandwidth, self.encode = bandwidth, ENCODINGS[encoding]
         self.time = _perceptron(_TIME_FEATURES, width)
         self.text = nn.Linear(text_width, width)
-        self.fields, self.nulls = fields_and_nulls(extended(torch.zeros(1, 7), bandwidth), width)
+        self.fields, self.nulls = fields_and_nulls(self.encode(torch.zeros(1, 7), bandwidth), width)
 
     def forward(self, time: Tensor, text: Tensor, text_mask: Tensor, metadata: Tensor) -> Tensor:
         """Embedding (B, width); arguments as in `CompactDenoiser.forward`."""
         dtype = self.text.weight.dtype
         weights = text_mask.to(dtype)[:, :, None]
         mean_text = (text.to(dtype) * weights).sum(1) / weights.sum(1)
-        total = self.time(_time_features(time).to(dtype)) + self.text(mean_text)
-        return add_fields(total, extended(metadata, self.bandwidth), self.fields, self.nulls)
+        total = self.time(timestep(1000 * time.float(), _TIME_FEATURES).to(dtype)) + self.text(mean_text)
+        return add_fields(total, self.encode(metadata, self.bandwidth), self.fields, self.nulls)
 
 
 Features = dict[str, tuple[Tensor, Tensor]]  # of each field, (N, F), and whether it is known, (N,)
@@ -214,17 +219,6 @@ def add_fields(total: Tensor, features: Features, fields: nn.ModuleDict, nulls: 
     for name, (values, known) in features.items():
         total = total + torch.where(known[:, None], fields[name](values.to(total.dtype)), nulls[name])
     return total
-
-
-_TIME_FEATURES = 128
-
-
-def _time_features(time: Tensor) -> Tensor:
-    """Sines and cosines of a time in [0, 1] as Vaswani et al. 2017 encode 0..1000, (B, 128) float32."""
-    half = _TIME_FEATURES // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device) / half)
-    angles = 1000 * time.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def _perceptron(size: int, width: int) -> nn.Sequential:
