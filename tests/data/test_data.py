@@ -6,7 +6,7 @@ from PIL import Image
 
 from diffusionsat import DatasetError, Metadata
 from diffusionsat.data.captions import PHRASES, caption, in_words
-from diffusionsat.data.crops import crop
+from diffusionsat.data.crops import draw
 from diffusionsat.data.parquet import Sample, read_samples
 
 
@@ -31,7 +31,9 @@ def compass(side):
 
 def many(known, side=128, size=64, count=200):
     pixels, rng = compass(side), np.random.default_rng(0)
-    return [crop(sample(pixels, **known), pixels, size, rng) for _ in range(count)]
+    metadata = Metadata(**known)
+    crops = [draw(metadata, side, side, size, rng) for _ in range(count)]
+    return [(crop.cut(pixels), crop.metadata(metadata)) for crop in crops]
 
 
 def orientation(square):

@@ -4,9 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from diffusionsat.errors import ConfigError
+from diffusionsat.training.compact import read_autoencoder
+from diffusionsat.training.procedural import Procedural
 from diffusionsat.training.recipe import read_recipe, shipped
 from diffusionsat.training.run import run, try_out
 
@@ -136,3 +140,22 @@ def test_an_unknown_name_lists_those_there_are():
     with pytest.raises(ConfigError, match="published/xbd-past"):
         read_recipe("nothing")
     assert Path(shipped()["tiny"]).is_file()
+
+
+def test_an_autoencoder_learns_and_its_latents_are_normal(tiny, tmp_path):
+    recipe = small("compact/autoencoder", tmp_path / "run", tiny, None)
+    told = {"images": 512, "validate_every": 128, "precision": "fp32"}
+    schedule = replace(recipe.schedule, warm_up=16, decay=256)
+    recipe = replace(recipe, run=replace(recipe.run, **told), schedule=schedule)
+    folder = run(recipe)
+    assert folder is not None
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    psnr = [next(iter(line["psnr"].values())) for line in lines if "psnr" in line]
+    assert psnr[-1] > psnr[0] + 1
+    _, network = read_autoencoder(folder)
+    examples = Procedural(recipe.run.seed, {64: 1.0})
+    pixels = np.stack([examples.example(i, 64).pixels for i in range(1024)])
+    with torch.no_grad():
+        latents = network.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert latents.mean((0, 2, 3)).abs().max() < 0.02
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.02

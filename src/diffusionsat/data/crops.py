@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from diffusionsat.data.parquet import Sample
 from diffusionsat.metadata import Metadata
 
 _METRES_A_DEGREE = 111_320.0
@@ -127,22 +126,6 @@ def draw(known: Metadata, height: int, width: int, size: int, rng: np.random.Gen
     elif (known.gsd or 0) * factor >= _RELIEF_GSD:
         return crop
     return replace(crop, mirrored=bool(rng.random() < 0.5))
-
-
-def crop(
-    sample: Sample, pixels: np.ndarray, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, Metadata]:
-    """A square of a sample's image as `draw` draws it, uint8 (size, size, 3), and its metadata.
-
-    Args:
-        sample: Where the pixels are from.
-        pixels: Its image, uint8 (H, W, 3), both sides at least ``size``.
-        size: Side of the crop in pixels.
-        rng: Source of randomness.
-    """
-    height, width = pixels.shape[:2]
-    drawn = draw(sample.metadata, height, width, size, rng)
-    return drawn.cut(pixels), drawn.metadata(sample.metadata)
 
 
 def _moved(metadata: Metadata, right: float, down: float, factor: float) -> Metadata:

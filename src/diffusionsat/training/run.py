@@ -25,7 +25,7 @@ from diffusionsat.training import averages as averaging
 from diffusionsat.training.averages import Average
 from diffusionsat.training.batches import Examples
 from diffusionsat.training.families import make_family
-from diffusionsat.training.loop import Job, step, train
+from diffusionsat.training.loop import step, train
 from diffusionsat.training.optimisers import make_optimiser
 from diffusionsat.training.procedural import Procedural
 from diffusionsat.training.processes import Alone, start
@@ -87,28 +87,6 @@ def run(
         return written
     finally:
         job.close()
-
-
-def resume_and_train(job: Job, network: nn.Module, recipe: Recipe, folder: Path) -> bool:
-    """Train a network by a job of one's own in this process, from where the folder says that it was left.
-
-    Args:
-        job: What is learned.
-        network: The part of the job's learner that is trained; in the end it has its averaged weights.
-        recipe: How; of its data nothing is used.
-        folder: Of the run.
-
-    Returns:
-        Whether all images have been seen.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    processes = Alone(torch.device("cpu"))
-    state = make_state(recipe, network, processes)
-    state.load(folder)
-    finished = train(job, state, recipe, folder, processes)
-    if finished:
-        _apply_average(recipe, state, folder)
-    return finished
 
 
 def make_job(recipe: Recipe, family: Any, folder: Path, processes: Alone) -> Any:

@@ -116,8 +116,6 @@ def read_state(file: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{file} is damaged: {reason}. Remove it to begin anew.") from None
-    if "average" in values:  # as version 0.1 wrote it
-        values["averages"] = {"0.1": values.pop("average")}
     return values
 
 
