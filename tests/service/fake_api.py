@@ -80,7 +80,9 @@ class Service:
             job |= {"status": "failed", "message": "There is no model for this: the prompt begins with fail."}
             return
         self.files[job["jobID"]] = self._results(job)
-        job |= {"status": "successful", "message": "done", "progress": 100}
+        frames = job["inputs"].get("frames")
+        remark = f"; {frames[0]}: numbers are taken for reflectance" if frames else ""
+        job |= {"status": "successful", "message": f"done{remark}", "progress": 100}
 
     def _results(self, job: dict) -> dict[str, bytes]:
         inputs = job["inputs"]
@@ -262,7 +264,13 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "models":
             defaults = {"size": [64, 64], "steps": 10, "guidance": 2.0, "gsd": 10.0}
             self._json(
-                {"default": "compact", "defaults": defaults, "models": [], "controls": [], "limits": {}}
+                {
+                    "default": "compact",
+                    "defaults": defaults,
+                    "models": [],
+                    "controls": [],
+                    "limits": {"upload_bytes": 2**20},
+                }
             )
         elif path == "jobs":
             self._json({"jobs": list(service.jobs.values())[::-1], "links": []})

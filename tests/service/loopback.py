@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import rasterio
-import uvicorn
 from affine import Affine
 
-from diffusionsat.service.app import make_app
+from diffusionsat.service.limits import Limits
+from diffusionsat.service.listening import Server, bind
 from diffusionsat.service.running import opened
 
 BERN = {"lon": 7.44, "lat": 46.95, "gsd": 10}
@@ -45,18 +45,17 @@ class Client(httpx.Client):
 
 
 @contextlib.contextmanager
-def running(sat, data: Path, *, token=None, **options) -> Iterator[Client]:
+def running(sat, data: Path, *, token=None, limits=None, **options) -> Iterator[Client]:
     """A service in a thread."""
-    with opened(sat, data, **options) as service:
-        config = uvicorn.Config(
-            make_app(service, token), port=0, log_level="warning", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
+    limits = limits or Limits()
+    with opened(sat, data, limits=limits, **options) as service:
+        server = Server(lambda: contextlib.nullcontext(service), token, limits)
+        at = bind("127.0.0.1", 0, None)
+        port = at.getsockname()[1]
+        thread = threading.Thread(target=server.listen, args=[at])
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
         try:
             with Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 client.service = service

@@ -43,6 +43,7 @@ def serve(model: Path, data: Path) -> tuple[subprocess.Popen, Client]:
     raise AssertionError("the service did not start")
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_twenty_jobs(tiny, sat, tmp_path):
     """Every job is done once: what was done stays as it is, all else is done after the restart."""
     data = tmp_path / "data"

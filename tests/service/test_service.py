@@ -1,12 +1,10 @@
 """The addresses of the service: execution, jobs, progress, results, tiles, and who may ask."""
 
-import functools
 import io
 import itertools
 import json
 import threading
 import time
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import numpy as np
@@ -17,12 +15,6 @@ from PIL import Image
 from pyproj import Transformer
 
 from diffusionsat import Metadata
-
-
-class SilentFiles(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -236,6 +228,26 @@ def test_upscaled_upload(client, tmp_path):
     assert client.until(again)["status"] == "successful"
 
 
+def test_layers_are_empty_where_the_image_is(client, tmp_path):
+    path = geotiff(tmp_path / "a.tif", nodata=0)
+    with rasterio.open(path, "r+") as file:
+        values = file.read()
+        values[:, :12, :12] = 0
+        file.write(values)
+    sent = client.send_file(path).json()
+    job = client.submit(
+        "upscale", {"frames": [f"upload:{sent['id']}"], "factor": 2, "steps": 2, "samples": 2}
+    )
+    assert client.until(job)["status"] == "successful"
+    for name in ("image", "image.measured", "image.invented", "image.spread", "image.support"):
+        picture = Image.open(io.BytesIO(client.get(f"/jobs/{job}/files/{name}.png").content))
+        opaque = np.asarray(picture)[..., 3] == 255
+        assert opaque.shape == (48, 48)
+        assert not opaque[:24, :24].any()
+        assert opaque[24:].all()
+        assert opaque[:, 24:].all()
+
+
 def test_hole_drawn_on_an_upload(client, tmp_path):
     path = geotiff(tmp_path / "image.tif", side=64)
     sent = client.send_file(path).json()
@@ -314,36 +326,61 @@ def test_what_is_not_possible_is_refused(client, process, body, status, words):
     assert words in answer.json()["detail"]
 
 
+HOLE_ELSEWHERE = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
+
+
+@pytest.mark.parametrize(
+    ("process", "inputs", "words"),
+    [
+        ("upscale", {"factor": 11}, "factor is 11. Give a whole number from 2 to 10"),
+        ("upscale", {"consistency": "mild"}, "consistency is 'mild'"),
+        ("upscale", {"samples": 0}, "samples is 0"),
+        ("upscale", {"control": "none"}, "control is 'none'"),
+        ("predict", {"on": "2020-07"}, "predict needs a ControlNet that sees other dates"),
+        ("predict", {"on": "2020-13"}, "2020-13"),
+        ("inpaint", {"feather": 65, "mask": "upload:ID"}, "feather is 65"),
+        ("inpaint", {"mask": HOLE_ELSEWHERE}, "marks no pixel of upload:ID"),
+        ("inpaint", {}, "has no gap to fill"),
+        ("inpaint", {"mask": "upload:BLANK"}, "upload:BLANK marks no pixel of upload:ID"),
+        ("declouds", {}, "Nothing tells where upload:ID has clouds"),
+        ("edit", {"strength": 0}, "strength is 0"),
+        ("edit", {"image": "upload:BLANK"}, "upload:BLANK has the bands band1, none of which is known"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_it_waits(client, tmp_path, process, inputs, words):
+    """Also what only the rasters tell; by the names that clients know them by."""
+    sent = client.send_file(geotiff(tmp_path / "a.tif")).json()["id"]
+    with rasterio.open(geotiff(tmp_path / "blank.tif", bands=1), "r+") as file:
+        file.write(np.zeros((1, 24, 24), "uint8"))
+    blank = client.send_file(tmp_path / "blank.tif").json()["id"]
+
+    def known(text: str) -> str:
+        return text.replace("ID", sent).replace("BLANK", blank)
+
+    subject = (
+        {"frames": [f"upload:{sent}"]} if process in ("upscale", "predict") else {"image": f"upload:{sent}"}
+    )
+    body = known(json.dumps({"inputs": {**subject, **inputs}}))
+    before = client.get("/jobs").json()["jobs"]
+    answer = client.post(f"/processes/{process}/execution", content=body)
+    assert answer.status_code == 422, answer.text
+    assert known(words) in answer.json()["detail"]
+    assert "/" not in answer.json()["detail"].replace("A/B", "")
+    assert client.get("/jobs").json()["jobs"] == before
+
+
+def test_messages_tell_no_paths(client):
+    root = client.service.folder.root
+    said = client.service.folder.said
+    told = f"{root}/uploads/0123456789abcdef/raster.tif: band 1 is damaged; /usr/lib/a/model.bin is gone."
+    assert said(told) == "upload:0123456789abcdef: band 1 is damaged; model.bin is gone."
+    assert said(f"{root}/jobs/0123456789abcdef/files/image.tif.") == "job:0123456789abcdef."
+    assert said("https://example.org/a/b.tif, 10 m/px, A/B") == "https://example.org/a/b.tif, 10 m/px, A/B"
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"inputs": {"guidance": NaN}}', b"[" * 100_000, b"\xff"])
 def test_what_is_no_json_is_refused(client, content):
     assert client.post("/processes/generate/execution", content=content).status_code == 400
-
-
-def test_addresses_outside_if_they_are_allowed(sat, tmp_path):
-    """GeoTIFFs are read; what names other files is not."""
-    geotiff(tmp_path / "a.tif")
-    (tmp_path / "b.tif").write_text(
-        f'<VRTDataset rasterXSize="1" rasterYSize="1">{tmp_path}/a.tif</VRTDataset>'
-    )
-    handler = functools.partial(SilentFiles, directory=str(tmp_path))
-    with (
-        ThreadingHTTPServer(("127.0.0.1", 0), handler) as files,
-        running(sat, tmp_path / "data", remote=True) as client,
-    ):
-        thread = threading.Thread(target=files.serve_forever)
-        thread.start()
-        base = f"http://127.0.0.1:{files.server_port}"
-        inputs = {"prompt": "a sea", "steps": 2, "strength": 0.5}
-        job = client.submit("edit", {**inputs, "image": f"{base}/a.tif?token=secret@2020-05"})
-        assert client.until(job)["status"] == "successful"
-        item = client.get(f"/jobs/{job}/results").json()
-        assert item["properties"]["start_datetime"] == "2020-05-01T00:00:00Z"
-        assert "secret" not in json.dumps(item)
-        bad = client.until(client.submit("edit", {**inputs, "image": f"{base}/b.tif"}))
-        assert bad["status"] == "failed"
-        assert "cannot be read as a GeoTIFF" in bad["message"]
-        files.shutdown()
-        thread.join()
 
 
 def test_full_queue(sat, tmp_path):

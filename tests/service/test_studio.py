@@ -222,6 +222,8 @@ class TestMake:
         page.click("#strip li:first-child button")
         january = page.finished()
         assert january["inputs"]["metadata"]["date"] == "2019-01"
+        befores = [o.text for o in page.driver.find_elements(By.CSS_SELECTOR, "#before option")]
+        assert befores == ["with Generate, 2019-07", "with the map"]
         # A reload shows the same job and the same list.
         page.driver.refresh()
         page.wait(lambda: page.run("return document.documentElement.dataset.ready"))
@@ -270,6 +272,23 @@ class TestMake:
             assert len(controls) > 10
             assert [n for n in controls if not n["name"]["value"].strip()] == []
 
+    def test_on_a_phone_the_image_comes_into_view(self, page):
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        try:
+            page.open()
+            page.type("#place", "7.44, 46.95")
+            page.run("document.querySelector('#make .main').scrollIntoView()")
+            page.click("#make .main")
+            page.finished()
+            top, bottom, wide = page.run(
+                "const {top, bottom} = document.querySelector('#map').getBoundingClientRect();"
+                "return [top, bottom, document.documentElement.scrollWidth];"
+            )
+            assert (top >= 0, bottom <= 844, wide) == (True, True, 390)
+        finally:
+            page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
 
 class TestChange:
     pytestmark = in_browser
@@ -302,6 +321,7 @@ class TestChange:
             i.get_attribute("value") for i in page.driver.find_elements(By.CSS_SELECTOR, "#layers input")
         ]
         assert layers == ["image", "measured", "invented", "spread", "support"]
+        assert page.find("#remarks").text == "field.tif: numbers are taken for reflectance"
         corners = page.service.results(job["jobID"])["properties"]["corners"]
         page.click("#layers [value=invented]")
         page.wait(lambda: alike(page.pixel(inside(corners, 0.2, 0.2)), tuple(255 - v for v in RED)))
@@ -415,6 +435,9 @@ class TestErrors:
         page.click("#tab-change")
         page.find("#files").send_keys(str(text))
         page.wait(lambda: "words.tif is no image" in page.says)
+        text.write_bytes(bytes(2**21))
+        page.find("#files").send_keys(str(text))
+        page.wait(lambda: "words.tif: it has 2 MB; this service takes at most 1 MB." in page.says)
 
     def test_a_job_is_cancelled(self, page):
         page.open()

@@ -1,6 +1,7 @@
 """`diffusionsat serve`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,7 +37,13 @@ Examples:
 )
 @click.option("--keep", type=float, metavar="DAYS", help="How long results and uploads are kept [for ever].")
 @click.option("--quota", type=float, metavar="GB", help="How much of them; the oldest go first [any].")
-@click.option("--allow-remote", is_flag=True, help="Let requests name GeoTIFFs by http(s) addresses.")
+@click.option(
+    "--allow-remote",
+    type=click.Choice(["public", "any"]),
+    is_flag=False,
+    flag_value="public",
+    help="Let requests name GeoTIFFs and STAC items by http(s) address: of the public internet, or any.",
+)
 @options.model
 @options.verbosity
 def command(
@@ -48,7 +55,7 @@ def command(
     token_file: Path | None,
     keep: float | None,
     quota: float | None,
-    allow_remote: bool,
+    allow_remote: str | None,
     model: str,
     device: str,
     precision: str,
@@ -62,25 +69,30 @@ def command(
         if value is not None and not 0 < value < 1e9:
             raise ConfigError(f"{name} is {value:g}. Give a number above 0.")
     try:
-        from diffusionsat.service.running import listen, opened, read_token
+        from diffusionsat.service.listening import Server, bind, read_token
+
+        token = read_token(token_file) if token_file else None
+        at = bind(host, port, token)
+        if not options.quiet():
+            address = f"http://{f'[{host}]' if ':' in host else host}:{at.getsockname()[1]}/"
+            click.echo(f"{address} (Ctrl-C ends it; what waits is kept in {data})", err=True)
+
+        def load() -> Any:  # imports torch, while the studio is there to be looked at
+            from diffusionsat.model import DiffusionSat
+            from diffusionsat.service.running import opened
+
+            return opened(
+                DiffusionSat.from_pretrained(model, device=device, precision=precision),
+                data,
+                workers=workers,
+                dask=dask,
+                days=keep,
+                most_bytes=None if quota is None else round(quota * 1e9),
+                remote=allow_remote,
+            )
+
+        Server(load, token).listen(at)
     except ImportError as error:
-        if (error.name or "").startswith("diffusionsat"):
+        if (error.name or "diffusionsat").startswith("diffusionsat"):
             raise
         raise MissingExtraError("The service", "serve") from None
-    token = read_token(token_file) if token_file else None
-
-    from diffusionsat.model import DiffusionSat
-
-    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
-    with opened(
-        sat,
-        data,
-        workers=workers,
-        dask=dask,
-        days=keep,
-        most_bytes=None if quota is None else round(quota * 1e9),
-        remote=allow_remote,
-    ) as service:
-        if not options.quiet():
-            click.echo(f"http://{host}:{port}/ (Ctrl-C ends it; what waits is kept in {data})", err=True)
-        listen(service, host, port, token)

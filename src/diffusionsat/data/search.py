@@ -1,7 +1,7 @@
 """Images found in a STAC catalogue: the least cloudy one of a place and a time."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -68,7 +68,7 @@ def least_cloudy(
         raise RasterError(
             f"The STAC API at {url} cannot be searched: {error or type(error).__name__}."
         ) from None
-    usable = [(item, assets) for item in items if (assets := _assets(item, bands))]
+    usable = [(item, assets) for item in items if (assets := assets_of(item, bands))]
     if not usable:
         what = f" of {', '.join(bands)}" if bands else " with bands that are known"
         raise RasterError(
@@ -78,7 +78,7 @@ def least_cloudy(
     usable.sort(key=lambda one: str(one[0]["properties"].get("datetime")), reverse=True)
     item, assets = min(usable, key=lambda one: _cloudiness(one[0]))
     log.info("%s of %d items: %s %% cloud", item["id"], len(items), item["properties"].get("eo:cloud_cover"))
-    return _frame(item, assets, url, place, size)
+    return frame_of_item(item, assets, url, around=None if size is None else (place, size))
 
 
 def _interval(dates: str) -> str:
@@ -104,10 +104,15 @@ def _sensor(item: Mapping[str, Any]) -> str | None:
     return next((name for name in SENSORS if name in said.lower()), None)
 
 
-def _assets(item: Mapping[str, Any], bands: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
-    """The assets of an item by the common names of their bands; those of several bands under ``""``.
+def assets_of(item: Mapping[str, Any], bands: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
+    """The assets of a STAC item by the common names of their bands; those of several bands under ``""``.
 
-    Empty if a band that is asked for is missing.
+    Args:
+        item: As JSON gives it.
+        bands: Those to take; None is all that are known.
+
+    Returns:
+        Empty if a band that is asked for is missing.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for asset in item.get("assets", {}).values():
@@ -124,32 +129,45 @@ def _assets(item: Mapping[str, Any], bands: Sequence[str] | None) -> dict[str, M
     return {name: asset for name, asset in found.items() if bands is None or name in bands}
 
 
-def _frame(
+def frame_of_item(
     item: Mapping[str, Any],
     assets: Mapping[str, Mapping[str, Any]],
     url: str,
-    place: tuple[float, float],
-    size: tuple[int, int] | None,
+    *,
+    around: tuple[tuple[float, float], tuple[int, int]] | None = None,
+    open_part: Callable[[str], Raster] | None = None,
 ) -> Frame:
+    """The frame that some assets of a STAC item make.
+
+    Args:
+        item: As JSON gives it.
+        assets: As `assets_of` gives them.
+        url: Of the item or its catalogue.
+        around: Place and size of the part to take, as in `least_cloudy`; None is all.
+        open_part: Opens an asset by its address; by default it is read from there when it is asked for.
+
+    Raises:
+        RasterError: If it cannot be opened or understood.
+    """
     base = next((link["href"] for link in item.get("links", []) if link.get("rel") == "self"), url)
+    part = open_part or _open
     parts: list[Raster] = []
     for name, asset in assets.items():
         if name:
-            parts.append(_raster(base, asset).take([0], [name]))
+            parts.append(part(urljoin(base, str(asset["href"]))).take([0], [name]))
     first = next(iter(assets.values()))
     if not parts:
-        parts, names = [_raster(base, first)], read_item(item, first).bands
-        parts = [parts[0].take(range(len(names)), names)]
+        names = read_item(item, first).bands
+        parts = [part(urljoin(base, str(first["href"]))).take(range(len(names)), names)]
     raster: Raster = Stack(parts, str(item["id"]))
-    if size is not None:
-        raster = _around(raster, place, size)
+    if around is not None:
+        raster = _around(raster, *around)
     said = read_item(item, first)
     known = {name: said.known.get(name) for name in ("date", "cloud_cover")}
     return open_frame(raster, sensor=_sensor(item), scaling=said.scaling, **known)
 
 
-def _raster(base: str, asset: Mapping[str, Any]) -> Raster:
-    href = urljoin(base, str(asset["href"]))
+def _open(href: str) -> Raster:
     return open_raster(unquote(urlsplit(href).path) if href.startswith("file://") else href)
 
 

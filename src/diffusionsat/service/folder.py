@@ -13,6 +13,7 @@ The addresses that the service gives are the same paths.
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from diffusionsat.files import write_bytes
 
 _STAC = "1.1.0"
 _KEEPS = ("items", "jobs", "uploads", "work")
+_OURS = re.compile(r"/(upload|job)s/([0-9a-f]{16})/[\w./@-]*\w")
+_PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/:;,'\"]+/)+([^\s/:;,'\"]*)")
 
 
 class Folder:
@@ -51,6 +54,11 @@ class Folder:
     def close(self) -> None:
         """Let another service have it."""
         os.close(self._held)
+
+    def said(self, text: str) -> str:
+        """A message as clients may read it: their ids stand for files here, and names for other paths."""
+        text = _OURS.sub(r"\1:\2", text.replace(f"{self.root}/", "/"))
+        return _PATH.sub(r"\1", text)
 
     def work(self, job: str) -> Path:
         """Where a job works."""

@@ -1,14 +1,15 @@
 """What stands before every request: who may ask, from where, how much, and what browsers may do with it."""
 
+import asyncio
+import contextlib
 import hmac
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
+from diffusionsat.service.answers import refusal
 from diffusionsat.service.limits import Limits, Problem, check
 
-PROBLEMS = "application/problem+json"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; worker-src blob: 'self'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -16,20 +17,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_TITLES = {
-    400: "Bad request",
-    401: "A token is needed",
-    403: "Forbidden",
-    404: "Not found",
-    405: "Method not allowed",
-    413: "Too large",
-    415: "Not a raster",
-    422: "Not possible",
-    429: "The queue is full",
-    500: "A fault of the service",
-    507: "No room",
-}
 _PORT = re.compile(r":\d+$")  # what follows the name of a host
+_LINGER_S = 1.0
 _OPEN = ("/", "/favicon.ico")  # the page asks for the token
 
 
@@ -68,7 +57,8 @@ class Guard:
         except Problem as problem:
             if begun:
                 raise
-            await answer(problem, with_headers)
+            lasting = _lingering(receive, with_headers) if problem.status == 413 else with_headers
+            await refusal(problem)(scope, receive, lasting)
 
     def _admit(self, path: str, headers: dict[str, str]) -> None:
         if self.token is None:
@@ -86,6 +76,26 @@ class Guard:
                     "Send the service's token: Authorization: Bearer TOKEN.",
                     {"WWW-Authenticate": "Bearer"},
                 )
+
+
+def _lingering(receive: Callable[[], Any], send: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What sends an answer, and takes in for a moment what still comes before the line is cut.
+
+    A line that is cut while bytes lie unread may lose the answer too.
+    """
+
+    async def lingering(message: Any) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        await send({**message, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        await send({"type": "http.response.body"})
+
+    return lingering
 
 
 def _measured(receive: Callable[[], Any], headers: dict[str, str], most: int) -> Callable[[], Any]:
@@ -112,18 +122,3 @@ def _measured(receive: Callable[[], Any], headers: dict[str, str], most: int) ->
         return message
 
     return measured
-
-
-def body_of(problem: Problem) -> dict[str, Any]:
-    """A refusal as RFC 9457 writes it."""
-    title = _TITLES.get(problem.status, "Error")
-    return {"type": problem.kind, "title": title, "status": problem.status, "detail": problem.detail}
-
-
-async def answer(problem: Problem, send: Any) -> None:
-    """Send a refusal."""
-    body = json.dumps(body_of(problem)).encode()
-    headers = {"content-type": PROBLEMS, "content-length": str(len(body)), **problem.headers}
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})

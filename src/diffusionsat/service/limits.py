@@ -12,7 +12,7 @@ class Limits:
 
     Args:
         upload_bytes: Of a file that is uploaded.
-        unpacked_bytes: Of what a zip holds, unpacked.
+        unpacked_bytes: Of what a zip holds, unpacked, and of what one job fetches from outside.
         upload_pixels: Of an uploaded raster.
         bands: Of an uploaded raster.
         body_bytes: Of a request that is no upload.

@@ -73,28 +73,38 @@ def save_layers(job: Restoration, files: Path) -> None:
     """Write how the layers look beside them, as PNGs of at most 2,048 pixels a side.
 
     ``measured`` is shown as the image is; ``invented`` is the difference of what is shown of the two, around
-    grey; ``spread`` goes from black to its 99th percentile; ``support`` from black to white.
+    grey; ``spread`` goes from black to its 99th percentile; ``support`` from black to white. They are
+    transparent where the image has no data.
 
     Args:
         job: What made them.
         files: Where they are, and where these go.
     """
-    shown: dict[str, np.ndarray] = {}
     radiometry = job.output.radiometry
-    if (files / "image.measured.tif").exists():
-        image = radiometry.show(radiometry.light(_small(files / "image.tif")[list(job.output.colours)]))
-        shown["measured"] = radiometry.show(radiometry.light(_small(files / "image.measured.tif")))
-        shown["invented"] = 0.5 + (image - shown["measured"])
-    if (files / "image.spread.tif").exists():
-        spread = _small(files / "image.spread.tif").mean(0, keepdims=True)
-        shown["spread"] = spread / max(float(np.nanpercentile(spread, 99)), 1e-9)
-    if (files / "image.support.tif").exists():
-        shown["support"] = _small(files / "image.support.tif")[:1] / 2
+    image, valid = _small(files / "image.tif")
+
+    def show(values: np.ndarray) -> np.ndarray:
+        return radiometry.show(radiometry.light(values))
+
+    def layer(name: str) -> np.ndarray | None:
+        path = files / f"image.{name}.tif"
+        return _small(path)[0] if path.exists() else None
+
+    shown: dict[str, np.ndarray] = {}
+    if (measured := layer("measured")) is not None:
+        shown["measured"] = show(measured)
+        shown["invented"] = 0.5 + (show(image[list(job.output.colours)]) - shown["measured"])
+    if (spread := layer("spread")) is not None:
+        mean = spread.mean(0, keepdims=True)
+        seen = mean[0][valid & np.isfinite(mean[0])]
+        shown["spread"] = mean / max(float(np.percentile(seen, 99)) if seen.size else 0.0, 1e-9)
+    if (support := layer("support")) is not None:
+        shown["support"] = support[:1] / 2
     for name, values in shown.items():
-        pixels = np.rint(255 * np.clip(np.nan_to_num(values), 0, 1)).astype(np.uint8)
+        pixels = np.broadcast_to(np.clip(np.nan_to_num(values), 0, 1), (3, *valid.shape))
+        pixels = np.rint(255 * np.concatenate([pixels, valid[None]])).astype(np.uint8)
         info = _texts(tags(job.metadata, job.provenance()) | {"LAYER": name})
-        colours = np.moveaxis(np.broadcast_to(pixels, (3, *pixels.shape[1:])), 0, 2)
-        Image.fromarray(np.ascontiguousarray(colours)).save(files / f"image.{name}.png", "PNG", pnginfo=info)
+        Image.fromarray(np.moveaxis(pixels, 0, 2)).save(files / f"image.{name}.png", "PNG", pnginfo=info)
 
 
 def picture(path: Path, said: Mapping[str, str]) -> bytes:
@@ -109,10 +119,11 @@ def picture(path: Path, said: Mapping[str, str]) -> bytes:
     return out.getvalue()
 
 
-def _small(path: Path) -> np.ndarray:
-    """All bands of a COG, (bands, H, W), no side longer than that of a PNG."""
+def _small(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All bands of a COG, (bands, H, W), no side longer than that of a PNG; and where any has data."""
     with quiet_gdal(), rasterio.open(path) as file:
-        return file.read(out_shape=(file.count, *_small_shape(file)))
+        shape = _small_shape(file)
+        return file.read(out_shape=(file.count, *shape)), file.dataset_mask(out_shape=shape) > 0
 
 
 def _small_shape(file: Any) -> tuple[int, int]:

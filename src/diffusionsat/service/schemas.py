@@ -24,7 +24,10 @@ from diffusionsat.tasks.upscale import UpscaleRequest
 
 REFERENCE = r"^((upload|job):[0-9a-f]{16}|https?://[^\s@]+)(@\d{4}(-\d\d(-\d\d)?)?)?$"
 _MOST_LEVELS, _MOST_BLOCKS = 16, 64  # of features
-_WHAT = "upload:ID of a file that was posted to /uploads, or job:ID of a result; @DATE gives it a date."
+_WHAT = (
+    "upload:ID of a file that was posted to /uploads, job:ID of a result, or, where that is allowed, the "
+    "http(s) address of a GeoTIFF or STAC item; @DATE gives it a date."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

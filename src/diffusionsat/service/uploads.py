@@ -19,7 +19,7 @@ from pyproj.exceptions import ProjError
 
 from diffusionsat.data.frames import Frame, open_frame
 from diffusionsat.data.sensors import identify
-from diffusionsat.errors import DiffusionSatError, RasterError
+from diffusionsat.errors import RasterError
 from diffusionsat.files import writing
 from diffusionsat.geo.grids import Grid
 from diffusionsat.geo.images import quiet_gdal
@@ -98,7 +98,7 @@ def receive(folder: Folder, file: BinaryIO, name: str | None, limits: Limits) ->
         folder.remove_upload(identifier)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise Problem(507, "There is no room on the disk for the file.") from None
-        words = str(error.__cause__ or error).replace(str(place), "")
+        words = folder.said(str(error.__cause__ or error))
         raise Problem(422, f"The file cannot be read: {words}") from None
     return identifier, {"id": identifier, "name": _shown(name), **about}
 
@@ -109,7 +109,7 @@ def _look_over(path: Path, driver: str, stem: str, limits: Limits) -> dict[str, 
     if driver == "zip":
         _check_zip(path, limits)
     else:
-        with _opened(path, driver) as dataset:
+        with opened(path, driver) as dataset:
             check_dataset(dataset, limits)
             if driver == "JPEG":  # whose first bytes may also make it another kind of file to GDAL
                 path = _as_geotiff(dataset, path)
@@ -173,7 +173,8 @@ def _check_zip(path: Path, limits: Limits) -> None:
 
 
 @contextmanager
-def _opened(path: Path | str, driver: str) -> Any:
+def opened(path: Path, driver: str) -> Any:
+    """A dataset that one driver opens, and that looks at no file beside it."""
     import rasterio
 
     with (
@@ -279,86 +280,3 @@ def _shown(name: str | None) -> str:
     """A client's name of a file as it may be shown."""
     last = re.split(r"[/\\]", name or "")[-1]
     return "".join(c for c in last if c.isprintable())[:100] or "raster"
-
-
-class Rasters:
-    """What the references in requests mean: ``upload:ID``, ``job:ID`` and, if that is allowed, addresses.
-
-    Args:
-        folder: Where uploads and results are.
-        upload: Gives what is known of an upload.
-        limits: Of rasters.
-        remote: Whether addresses outside are read.
-    """
-
-    def __init__(self, folder: Folder, upload: Any, limits: Limits, *, remote: bool) -> None:
-        self.folder, self.known, self.limits, self.remote = folder, upload, limits, remote
-
-    def check(self, reference: str, factor: int = 1) -> None:
-        """Make sure that a reference means something, and is not too large once sharpened.
-
-        Raises:
-            Problem: If it does not or is.
-        """
-        kind, _, rest = reference.partition(":")
-        if kind in ("http", "https"):
-            if not self.remote:
-                raise Problem(
-                    422,
-                    "Addresses outside are not read here. Upload the file, or start the service with "
-                    "--allow-remote.",
-                )
-            return
-        name = rest.partition("@")[0]
-        if kind == "upload":
-            about = self.known(name)
-            pixels = about["width"] * about["height"]
-        elif self.folder.done(name):
-            pixels = int(np.prod(self.folder.item(name)["properties"].get("proj:shape", [1])))
-        else:
-            raise Problem(404, f"The job {name!r} has no results. GET /jobs lists those that there are.")
-        self.check_output(pixels * factor**2)
-
-    def check_output(self, pixels: int) -> None:
-        """Make sure that a raster that is to be made is not too large.
-
-        Raises:
-            Problem: If it is.
-        """
-        check("The number of pixels that are made", pixels, self.limits.output_pixels)
-
-    def open(self, reference: str, *, mask: bool = False) -> Any:
-        """A frame of a reference; a path, if it is a mask.
-
-        Raises:
-            Problem: If it means nothing any more.
-            RasterError: If it cannot be read.
-        """
-        plain, _, date = reference.partition("@")
-        kind, _, name = plain.partition(":")
-        if kind in ("http", "https"):
-            return self._remote(plain, date)
-        if kind == "upload":
-            known = self.known(name)
-            path = self.folder.upload(name) / known["file"]
-        else:
-            known, path = {}, self.folder.files(name) / "image.tif"
-        if not path.is_file():
-            raise Problem(404, f"{plain} is no more: old files are removed. Send it again.")
-        return path if mask else frame_of(path, known, plain, date or None)
-
-    def _remote(self, address: str, date: str) -> Frame:
-        """A frame of an address, read at once, so that what is checked is what is used."""
-        try:
-            with _opened(f"/vsicurl/{address}", "GTiff") as dataset:
-                check_dataset(dataset, self.limits)
-                numbers = dataset.width * dataset.height * dataset.count
-                size = numbers * np.dtype(dataset.dtypes[0]).itemsize
-                check("The size of a remote raster", size, self.limits.upload_bytes, 413, " bytes")
-                frame = open_frame(dataset, date=date or None)
-                frame.raster.name = address.partition("?")[0]  # what follows may be a secret
-                return frame
-        except (DiffusionSatError, Problem):
-            raise
-        except Exception as error:
-            raise RasterError(f"{address} cannot be read as a GeoTIFF: {error}.") from None

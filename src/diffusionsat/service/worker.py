@@ -1,8 +1,10 @@
 """The worker: does the jobs of the queue one after the other, those that are alike together."""
 
 import base64
+import functools
 import io
 import logging
+import shutil
 import threading
 import time
 from collections import deque
@@ -22,10 +24,11 @@ from diffusionsat.service.board import Board
 from diffusionsat.service.folder import Folder
 from diffusionsat.service.keeping import Keeping
 from diffusionsat.service.limits import Limits, Problem
+from diffusionsat.service.references import Rasters
 from diffusionsat.service.results import described, save_layers, save_scene, save_shown
-from diffusionsat.service.schemas import PROCESSES, FeaturesInputs, bound, references
+from diffusionsat.service.schemas import PROCESSES, FeaturesInputs
 from diffusionsat.service.store import Row, Store
-from diffusionsat.service.uploads import Rasters, placed
+from diffusionsat.service.uploads import placed
 from diffusionsat.tasks.feature_maps import map_features
 from diffusionsat.tasks.generate import Resolved, batch_size, grid_of, make_batch
 from diffusionsat.tasks.restoring import Restoration, restore_to
@@ -158,13 +161,16 @@ class Worker(threading.Thread):
         if isinstance(error, Problem):
             return error.detail
         if isinstance(error, DiffusionSatError):
-            return str(error).replace(f"{self.folder.root}/", "")
+            return str(error)
         log.error("a job failed by a fault of diffusionsat", exc_info=error)
         return f"{type(error).__name__}: a fault of diffusionsat or a lack of memory. The log says more."
 
     def _finish(self, outcomes: Sequence[tuple[Row, str, str]]) -> None:
         sizes = {row.id: self.keeping.size(row.id) for row, status, _ in outcomes if status == "successful"}
-        self.store.finish([(row.id, status, text, sizes.get(row.id, 0)) for row, status, text in outcomes])
+        said = self.folder.said
+        self.store.finish(
+            [(row.id, status, said(text), sizes.get(row.id, 0)) for row, status, text in outcomes]
+        )
         self._clean([row for row, _, _ in outcomes])
 
     def _clean(self, rows: Sequence[Row]) -> None:
@@ -284,13 +290,9 @@ class Worker(threading.Thread):
         )
 
     def _bound(self, row: Row) -> Any:
-        request = _request(row)
-        mask = getattr(request, "mask", None)
-        opened = {
-            reference: self.rasters.open(reference, mask=reference == mask)
-            for reference in references(request)
-        }
-        return bound(request, opened)
+        fetched = self.folder.work(row.id) / "fetched"
+        shutil.rmtree(fetched, ignore_errors=True)  # of an attempt that was stopped
+        return self.rasters.bind(_request(row), fetched, functools.partial(self._running, [row]))
 
     def _files(self, row: Row) -> Path:
         files = self.folder.work(row.id) / "files"

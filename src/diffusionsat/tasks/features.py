@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffusionsat.data.sources import Source
 from diffusionsat.diffusion.denoisers import input_scale
 from diffusionsat.errors import ConfigError, DatasetError
 from diffusionsat.files import writing
@@ -26,6 +25,9 @@ from diffusionsat.models.compact.denoiser import Block
 from diffusionsat.models.compact.networks import CompactNetworks
 from diffusionsat.models.encodings import numbers
 from diffusionsat.noise_keys import check_seed, normal
+
+if TYPE_CHECKING:
+    from diffusionsat.data.sources import Source
 
 MOST_SIGMA = 1000.0
 _BATCH_PIXELS = 4 * 256 * 256  # of images and noise levels that are looked at together
@@ -252,7 +254,7 @@ def features(sat: DiffusionSat, image: np.ndarray, request: FeaturesRequest | No
 
 
 def features_of(
-    sat: DiffusionSat, source: Source, request: FeaturesRequest | None = None, *, known: bool = False
+    sat: DiffusionSat, source: "Source", request: FeaturesRequest | None = None, *, known: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Pooled features of the images of a data set that have colours, in its order.
 

@@ -22,6 +22,7 @@ const { map, names } = await openMap(field("map"), onMap);
 const change = new Change(api, map, {
   say,
   wrong,
+  limits: () => models.limits ?? {},
   isOpen: () => !field("change").hidden,
   isResultShown: () => Boolean(result.job),
   lay: (picture) => {
@@ -110,6 +111,7 @@ function draw() {
 async function show(job) {
   history.replaceState(null, "", job ? `#job=${job.jobID}` : location.pathname + location.search);
   const shown = job ? attempt(() => result.show(job)) : result.hide();
+  if (job) field("stage").scrollIntoView(); // which on a phone is above the form
   draw();
   drawForm();
   change.draw();
@@ -266,6 +268,7 @@ openTab("make");
 await attempt(async () => {
   models = await api.json("models");
   const { size, steps, guidance } = models.defaults ?? {};
+  field("samples").max = models.limits?.samples ?? "";
   field("model").textContent = models.default ?? "";
   if (size) [field("width").value, field("height").value] = size;
   field("steps").placeholder = steps ?? "";

@@ -9,7 +9,7 @@ import { maskOf, Picture } from "./picture.js";
 const field = (id) => document.getElementById(id);
 
 export class Change {
-  /** @param actions {say(text), wrong(error), isOpen(), isResultShown(), lay(picture)}. */
+  /** @param actions {say(text), wrong(error), limits(), isOpen(), isResultShown(), lay(picture)}. */
   constructor(api, map, actions) {
     this.api = api;
     this.map = map;
@@ -25,6 +25,8 @@ export class Change {
     for (const file of files) {
       this.actions.say(`Uploading ${file.name}.`);
       try {
+        const most = this.actions.limits().upload_bytes;
+        if (file.size > most) throw new Problem(`it has ${inMegabytes(file.size)}; this service takes at most ${inMegabytes(most)}.`);
         const upload = await this.api.upload(file);
         const key = `upload:${upload.id}`;
         rememberName(key, file.name);
@@ -212,6 +214,8 @@ export class Change {
     });
   }
 }
+
+const inMegabytes = (bytes) => `${Math.ceil(bytes / 2 ** 20).toLocaleString("en")} MB`;
 
 const press = (button, pressed) => button.setAttribute("aria-pressed", String(pressed));
 

@@ -182,7 +182,7 @@ function style({ land, borders, names }) {
       { id: "sea", type: "background" },
       { id: "land", type: "fill", source: "land", paint: { "fill-antialias": true } },
       { id: "borders", type: "line", source: "borders", paint: { "line-width": 0.8 } },
-      { id: "names", type: "symbol", source: "names", filter: [">", ["get", "size"], LARGE], layout: text, minzoom: 1.8 },
+      { id: "names", type: "symbol", source: "names", filter: [">", ["get", "size"], LARGE], layout: text, minzoom: 1 },
       { id: "small-names", type: "symbol", source: "names", filter: ["<=", ["get", "size"], LARGE], layout: text, minzoom: 4 },
       ...SLOTS.map(raster),
       { id: "outline", type: "line", source: "outline", paint: { "line-color": accent, "line-width": 1.5, "line-dasharray": [3, 2] } },

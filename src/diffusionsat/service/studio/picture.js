@@ -4,8 +4,8 @@ const LEAST_SIDE = 512; // smaller pictures are enlarged, so that their pixels s
 const MOST_SIDE = 4096; // what graphics cards are sure to take
 
 export class Picture {
-  /** @param source bitmap or image; @param corners of it, null if it lies nowhere. */
-  constructor(source, corners, name = "") {
+  /** @param source bitmap or image; @param corners of it, null if it lies nowhere; @param job that made it. */
+  constructor(source, corners, name = "", job = null) {
     const { naturalWidth: width = source.width, naturalHeight: height = source.height } = source;
     const side = Math.max(width, height);
     const scale = side < LEAST_SIDE ? Math.ceil(LEAST_SIDE / side) : Math.min(1, MOST_SIDE / side);
@@ -14,6 +14,7 @@ export class Picture {
     this.height = height;
     this.corners = corners;
     this.name = name;
+    this.job = job;
     this.canvas = document.createElement("canvas");
     this.canvas.width = Math.max(1, Math.round(width * scale));
     this.canvas.height = Math.max(1, Math.round(height * scale));

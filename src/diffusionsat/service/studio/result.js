@@ -2,7 +2,7 @@
 
 import { decoded, Picture } from "./picture.js";
 import { Problem } from "./api.js";
-import { about, isOver, make, subject, title, warning } from "./jobs.js";
+import { about, isOver, make, nameOf, subject, title, warning } from "./jobs.js";
 import { python, shell } from "./recipes.js";
 
 const MOST_KEPT = 6; // pictures of earlier results that the swipe offers
@@ -62,7 +62,8 @@ export class Result {
   hide() {
     this.watch?.abort();
     if (this.images.image) {
-      this.earlier = [this.images.image, ...this.earlier.filter((p) => p.name !== this.images.image.name)].slice(0, MOST_KEPT);
+      const { image } = this.images;
+      this.earlier = [image, ...this.earlier.filter((other) => other.job !== image.job)].slice(0, MOST_KEPT);
     }
     this.job = this.item = this.picture = null;
     this.images = {};
@@ -84,6 +85,8 @@ export class Result {
     field("working").hidden = !working;
     field("done").hidden = job.status !== "successful";
     field("progress").value = job.progress ?? 0;
+    const remarks = job.status === "successful" ? job.message.replace(/^done(; )?/, "") : "";
+    field("remarks").textContent = remarks.replace(/\b(upload|job):[0-9a-f]{16}/g, nameOf);
     if (!working && job.status !== "successful") {
       this.picture = null; // a coarse picture of what never became one
       this.lay();
@@ -145,7 +148,9 @@ export class Result {
     const { corners = null } = this.item.properties;
     // After a reload it is not known any more where an upload lies; its result lies on the same ground.
     if (this.befores.input) this.befores.input.corners ??= corners;
-    this.images[layer] ??= new Picture(await this.api.bitmap(this.#address(layer)), corners, `${title(this.job)} (${this.job.jobID})`);
+    const { jobID, inputs } = this.job;
+    const named = [title(this.job), inputs.metadata?.date ?? inputs.on].filter(Boolean).join(", ");
+    this.images[layer] ??= new Picture(await this.api.bitmap(this.#address(layer)), corners, named, jobID);
     if (signal.aborted) return;
     this.picture = this.images[layer];
     field("layer-says").textContent = LAYERS[layer][1];
@@ -188,11 +193,12 @@ export class Result {
       }
     }
     if (signal.aborted) return;
-    this.earlier.forEach((picture, i) => (this.befores[`earlier-${i}`] = picture));
+    const earlier = this.earlier.filter((picture) => picture.job !== job.jobID);
+    earlier.forEach((picture, i) => (this.befores[`earlier-${i}`] = picture));
     const option = (value, text) => make("option", { value, textContent: text });
     field("before").replaceChildren(
       ...(this.befores.input ? [option("input", "with the input")] : []),
-      ...this.earlier.map((picture, i) => option(`earlier-${i}`, `with ${i ? "" : "the one before: "}${picture.name.replace(/ \(.*/, "")}`)),
+      ...earlier.map((picture, i) => option(`earlier-${i}`, `with ${picture.name}`)),
       option("map", "with the map"),
     );
     this.befores.map = null;
