@@ -539,6 +539,13 @@ def test_parquet_of_images_and_of_sequences(tables):
     assert "cannot be read as Parquet" in read("parquet", tables)[1]["test.parquet"]
 
 
+def test_days_that_are_not_the_images_own_become_months(tables):
+    tables.rename(tables.parent / "wildfire_california")
+    records, _ = read("parquet", tables.parent / "wildfire_california")
+    assert records["s"].frames[0].metadata.date == "2021-04"
+    assert records["a"].frames[0].metadata.date == "2019"
+
+
 def remove(*patterns):
     def damage(src):
         for path in itertools.chain.from_iterable(src.glob(pattern) for pattern in patterns):

@@ -8,7 +8,7 @@ import pytest
 from fakes import files
 
 from diffusionsat.data import conditions, shards
-from diffusionsat.data.conditions import Condition, Conditions, coarser, draw, hole
+from diffusionsat.data.conditions import Condition, Conditions, coarser, draw
 from diffusionsat.data.crops import Crop
 from diffusionsat.data.reading import Mixture
 from diffusionsat.data.records import Frame, Record
@@ -123,21 +123,6 @@ def test_coarse_bands_become_as_much_coarser():
     assert native.metadata.gsd == alike.metadata.gsd == 60
     assert coarser(condition(values, gsd=60.0), 3, 10, Given(0.3, 200)) is None, "three pixels would be left"
     assert coarser(condition(values, gsd=None), 3, None, Given(0.3, 200)).metadata.gsd is None
-
-
-def test_holes_of_every_size_and_shape():
-    holes = np.stack([hole(64, rng(seed)) for seed in range(300)])
-    shares = holes.mean((1, 2))
-    assert shares.min() > 0.04
-    assert shares.max() < 0.82
-    assert np.histogram(shares, 5, (0.05, 0.8))[0].min() > 30, "of every size"
-    boxes = [one.any(0).sum() * one.any(1).sum() == one.sum() for one in holes]
-    assert np.mean(boxes) == pytest.approx(0.25, abs=0.08)
-    clouds = holes[~np.array(boxes)]
-    edges = (clouds[:, 1:] != clouds[:, :-1]).mean((1, 2))
-    assert edges.max() < 0.25, "clouds, not noise"
-    assert edges.max() > 8 * edges.min(), "large and small ones"
-    assert np.array_equal(hole(64, rng(5)), holes[5])
 
 
 def sequence(key="q", dates=("2020-01-05", "2020-04-05", "2021-07-05"), other="2020-04-05"):
@@ -327,7 +312,14 @@ def test_turned_and_reduced_like_the_image():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"coarse": 0.6, "holes": 0.6}, {"dates": -0.1}, {"most": 0, "dates": 1}, {"nothing": 1}]
+    "wrong",
+    [
+        {"coarse": 0.6, "holes": 0.6},
+        {"dates": -0.1},
+        {"most": 0, "dates": 1},
+        {"nothing": 1},
+        {"dates": 1, "holes_from": ("a",)},
+    ],
 )
 def test_shares_that_cannot_be(wrong):
     with pytest.raises(ConfigError):

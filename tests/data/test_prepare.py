@@ -65,6 +65,23 @@ def content(folder):
 
 
 @pytest.mark.parametrize("name", RELEASES)
+def test_shards_prepared_again_are_the_same_records(tmp_path, name):
+    """Scaling, sensors, roles, places of frames and pieces of captions go through two preparations."""
+    prepare(release(name, tmp_path / "release"), tmp_path / "set", Stops())
+    again = tmp_path / "again/set"
+    prepare(Job(dataset="parquet", sources=(tmp_path / "set",)), again, Stops())
+    index = [json.loads((folder / "index.json").read_text()) for folder in (tmp_path / "set", again)]
+    assert index[0]["records"] == index[1]["records"]
+    seen = set()
+    for split in index[0]["records"]:
+        one, two = (Source(folder, split=split) for folder in (tmp_path / "set", again))
+        before, after = ([s.record(i) for i in range(len(s.images.frame))] for s in (one, two))
+        assert before == after
+        seen |= {frame.scaling for record in before for frame in record.frames}
+    assert any(seen)
+
+
+@pytest.mark.parametrize("name", RELEASES)
 def test_stopped_anywhere_and_taken_up_again_it_is_the_same(tmp_path, name):
     job = release(name, tmp_path / "release")
     report = prepare(job, tmp_path / "whole", Stops())

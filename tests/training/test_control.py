@@ -41,6 +41,7 @@ SETTINGS = (
     "data.workers=1",
     "data.held_out=8",
     "data.frames.series=[]",
+    "data.frames.holes_from=[]",
     "run.images=96",
     "run.save_every=32",
     "run.log_every=32",

@@ -146,3 +146,17 @@ def test_adamw_is_torchs_and_keeps_its_rate_after_a_resume():
     optimisers.resume(lower, made.state_dict())
     optimisers.set_rate(lower, 1)
     assert lower.param_groups[0]["lr"] == 1e-4
+
+
+def test_one_step_of_a_regression_is_the_mean():
+    """The best answer to a latent that is one of two is their mean, which a step of Euler gives back."""
+    generator = torch.Generator().manual_seed(0)
+    one, other, noise = (torch.randn(1, 4, 4, 4, generator=generator) for _ in range(3))
+    objective = make_objective(recipes.Objective(regression=True), timesteps=False)
+    asked = [objective(latents, noise, torch.tensor([0.3])) for latents in (one, other)]
+    assert asked[0].latents.equal(asked[1].latents)  # the network cannot tell which
+    best = (asked[0].target + asked[1].target) / 2
+    assert float(asked[0].time) == 1
+    sigma = 1e4
+    got = denoiser(lambda x, t: best, "flow", Flow().time)(sigma * noise, sigma)
+    torch.testing.assert_close(got, (one + other) / 2, rtol=0, atol=1e-3)

@@ -125,6 +125,34 @@ def test_a_run_that_breaks_off_at_any_step_goes_on_to_the_same_bits(tiny, whole,
     assert same(weights(tmp_path / "run"), weights(whole))
 
 
+def test_the_scale_of_fp16s_gradients_goes_on_too(tiny, tmp_path, monkeypatch):
+    """Too large at first, so that steps are left out until it has fallen; not once more after a stop."""
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**19))
+
+    def stop(seen):
+        if seen == 32:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    fp16 = ("run.precision=fp16", "run.images=48", "run.validate_every=0")
+    runs.run(recipe(tiny, tmp_path / "one", *fp16))
+    assert runs.run(recipe(tiny, tmp_path / "two", *fp16), show=stop) is None
+    state = torch.load(tmp_path / "two/last.pt", weights_only=True)
+    assert state["scaler"]["scale"] < 2**19
+    assert state["network"]["conv_out.weight"].any()  # which begins with zeros: some steps were made
+    runs.run(recipe(tiny, tmp_path / "two", *fp16))
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    lines = (tmp_path / "one/log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["gradient_norm"] > 0
+
+
+def test_changed_settings_are_named(tiny, tmp_path, caplog):
+    runs.run(recipe(tiny, tmp_path / "run", "run.images=8"))
+    assert "differs" not in caplog.text
+    runs.run(recipe(tiny, tmp_path / "run", "run.images=16", "data.no_piece=0.3"))
+    assert "config.toml differs in run.images, data.no_piece; the run goes on" in caplog.text
+
+
 def test_a_stopped_run_saves_its_state_and_goes_on(tiny, whole, tmp_path):
     def stop(seen):
         if seen == 40:  # not where a state is saved anyway

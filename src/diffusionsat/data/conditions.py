@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
 from diffusionsat.data.crops import Crop
+from diffusionsat.data.holes import hole
 from diffusionsat.data.records import Frame, Record
 from diffusionsat.data.sensors import (
     DISPLAY_GAMMA,
@@ -35,7 +35,6 @@ _SMALLEST = 4  # pixels a side of the coarsest image
 _MODULATION = (0.15, 0.45)  # at the coarse grid's Nyquist frequency; Sentinel-2 has 0.22 to 0.38
 _SNR = (30.0, 200.0)  # at _REFERENCE
 _REFERENCE = 0.1  # reflectance at which half of the noise's variance is the photons'
-_HOLE = (0.05, 0.8)  # share of the area
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +68,7 @@ class Conditions:
         coarse: Share of the images that are given themselves, as a sensor sees them whose pixels are 2 to 10
             times coarser.
         holes: Share of the images that are given themselves, with a hole of 5 to 80 % of their area.
+        holes_from: Names of sources whose masks are of clouds; half of the holes are then cut from these.
         dates: Share of the images with other dates to which some of these are given.
         coarse_dates: Share of these, of which the other dates are as coarse as the image would be.
         most: At most so many other dates are given; 1 to this many.
@@ -81,6 +81,7 @@ class Conditions:
 
     coarse: float = 0.0
     holes: float = 0.0
+    holes_from: tuple[str, ...] = ()
     dates: float = 0.0
     coarse_dates: float = 0.0
     most: int = 4
@@ -96,6 +97,8 @@ class Conditions:
             )
         if not self.coarse + self.holes + self.dates:
             raise ConfigError("Nothing would ever be given. Give coarse, holes or dates a share.")
+        if self.holes_from and not self.holes:
+            raise ConfigError("holes_from names masks, but holes is 0. Give it a share.")
 
 
 def draw(
@@ -105,6 +108,7 @@ def draw(
     drawn: Crop,
     pixels: np.ndarray,
     rng: np.random.Generator,
+    masks: Sequence[np.ndarray] = (),
 ) -> tuple[Condition, ...]:
     """Conditions of an example.
 
@@ -115,6 +119,7 @@ def draw(
         drawn: Crop of that frame.
         pixels: The example's, uint8 (size, size, 3).
         rng: Source of randomness.
+        masks: Of ``conditions.holes_from``.
     """
     u, factor = rng.random(3), int(rng.integers(*_FACTORS, endpoint=True))
     if u[0] < conditions.nothing:
@@ -128,7 +133,7 @@ def draw(
     if way is not None:
         seen = _see(record, itself, drawn, rng, (target, pixels))
         if way == "hole":
-            outside = ~hole(drawn.size, rng)
+            outside = ~hole(drawn.size, rng, masks)
             given += _perhaps_joined([_where(one, outside) for one in seen], rng)
         else:
             # From several looks, whose pixels lie in other places, a finer image can be computed.
@@ -272,24 +277,6 @@ def _joined(group: Sequence[Condition]) -> Condition:
 def _where(one: Condition, known: np.ndarray) -> Condition:
     valid = one.valid & known
     return replace(one, values=np.where(valid, one.values, np.float32(0)), valid=valid)
-
-
-def hole(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A hole of 5 to 80 % of the area, bool (size, size): a rectangle, or clouds of one of three sizes."""
-    share, kind = rng.uniform(*_HOLE), int(rng.integers(4))
-    if kind == 0:
-        height = min(1.0, math.sqrt(share) * math.exp(rng.uniform(-0.7, 0.7)))
-        height = max(height, share)
-        down, across = (min(size, max(1, round(size * part))) for part in (height, share / height))
-        top, left = int(rng.integers(size - down + 1)), int(rng.integers(size - across + 1))
-        inside = np.zeros((size, size), bool)
-        inside[top : top + down, left : left + across] = True
-        return inside
-    cloud = np.zeros((size, size), np.float32)
-    for octave in range(3):
-        cells = Image.fromarray(rng.standard_normal((2 ** (kind + octave) + 1,) * 2).astype(np.float32))
-        cloud += np.asarray(cells.resize((size, size), Image.Resampling.BICUBIC)) / 2**octave
-    return cloud >= np.quantile(cloud, 1 - share)
 
 
 def _coarser(

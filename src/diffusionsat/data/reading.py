@@ -14,6 +14,7 @@ import numpy as np
 
 from diffusionsat.data import captions, conditions, crops
 from diffusionsat.data.conditions import Condition, Conditions
+from diffusionsat.data.holes import cloud_masks
 from diffusionsat.data.parquet import Sample
 from diffusionsat.data.records import Frame, Record
 from diffusionsat.data.sensors import Scaling, stretch
@@ -101,6 +102,7 @@ class Mixture:
         self.weights, self.drop_pieces = weights, drop_pieces
         self.sizes = {size: share for size, share in sizes.items() if share > 0}
         _check(self.sources, weights, self.sizes)
+        self._masks = _masks(self.sources, companions)
         self._streams = {size: self._stream(size, held_out) for size in sorted(self.sizes)}
 
     def size(self, batch: int) -> int:
@@ -136,7 +138,7 @@ class Mixture:
         elif self.companions is not None:
             if again:
                 rng = _rng(self.seed, _AGAIN, position, size, again)
-            frames = conditions.draw(self.companions, record, number, drawn, pixels, rng)
+            frames = conditions.draw(self.companions, record, number, drawn, pixels, rng, self._masks)
         return Example(
             key=record.key if len(record.frames) == 1 else f"{record.key}/{number}",
             source=source.name,
@@ -221,6 +223,25 @@ def _check(
         )
     if not sizes or not all(size >= 1 for size in sizes):
         raise ConfigError(f"sizes are {dict(sizes)}. Give sides in pixels with their shares of the batches.")
+
+
+def _masks(
+    sources: Sequence[Source | Series], given: Companions | Conditions | None
+) -> tuple[np.ndarray, ...]:
+    """Masks of the sources that real holes come from.
+
+    Raises:
+        ConfigError: If one of them is none of the sources, or has no mask.
+    """
+    names = given.holes_from if isinstance(given, Conditions) else ()
+    held = {source.name: source for source in sources if isinstance(source, Source)}
+    masks = {name: cloud_masks(held[name].masks()) if name in held else [] for name in names}
+    for name, those in masks.items():
+        if not those:
+            raise ConfigError(
+                f"holes_from has {name!r}, which has no masks with clouds. Name sources with a column mask."
+            )
+    return tuple(mask for those in masks.values() for mask in those)
 
 
 def _companions(

@@ -11,14 +11,14 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from diffusionsat.data.adapters.tables import PARQUET
+from diffusionsat.data.adapters.tables import DISPLAY, PARQUET
 from diffusionsat.data.records import Bad, Frame, Pieces, Record, quiet_gdal
 from diffusionsat.data.sensors import RGB, Scaling
 from diffusionsat.errors import DatasetError, DiffusionSatError, MissingExtraError
@@ -34,7 +34,6 @@ _HEADS = {  # how an encoded image of a format begins, if it may stay as it is
     "webp": (b"RIFF",),
     "tif": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-_DISPLAY = "display uint8"
 
 
 def check_pyarrow() -> None:
@@ -155,7 +154,7 @@ def _frame_row(frame: Frame, image: "_Encoded") -> dict[str, Any]:
         "cloud_cover": None if known.cloud_cover is None else known.cloud_cover / 100,
         "width": image.width,
         "height": image.height,
-        "scale": _DISPLAY if frame.scaling is None else json.dumps(asdict(frame.scaling)),
+        "scale": DISPLAY if frame.scaling is None else json.dumps(asdict(frame.scaling)),
         "role": frame.role,
         "sensor": frame.sensor,
         "pieces": _structs(frame.pieces),
@@ -171,41 +170,13 @@ def record(row: dict[str, Any], source: str) -> Record:
         DatasetError: If a column is missing or holds something unexpected.
     """
     try:
-        plain = PARQUET.build((row, source, ""), False)
-        plain = replace(plain, licence=row.get("licence") or plain.licence)
-        if row.get("pieces"):
-            plain = replace(plain, pieces=_pieces(row["pieces"]))
-        if "frames" not in row or "role" not in row["frames"][0]:
-            return plain
-        pairs = zip(plain.frames, row["frames"], strict=True)
-        return replace(plain, place=row["place"], frames=tuple(_frame(*pair) for pair in pairs))
+        return PARQUET.build((row, source, None), False)
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"A row of {source} is not as it should be: {error!r}.") from None
 
 
-def _frame(frame: Frame, known: dict[str, Any]) -> Frame:
-    scaling = None if known["scale"] == _DISPLAY else Scaling(**json.loads(known["scale"]))
-    fraction = known["cloud_cover"]
-    return replace(
-        frame,
-        role=known["role"],
-        sensor=known["sensor"],
-        scaling=scaling,
-        pieces=_pieces(known["pieces"]),
-        metadata=frame.metadata.replace(
-            lon=known["lon"],
-            lat=known["lat"],
-            cloud_cover=None if fraction is None else round(100 * fraction, 9),
-        ),
-    )
-
-
 def _structs(pieces: Pieces) -> list[dict[str, str]]:
     return [{"name": name, "text": text} for name, text in pieces]
-
-
-def _pieces(structs: Sequence[dict[str, str]]) -> Pieces:
-    return tuple((piece["name"], piece["text"]) for piece in structs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

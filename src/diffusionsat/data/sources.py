@@ -172,6 +172,19 @@ class Source:
         row = self._rows(shard, group).slice(int(self.images.row[image]), 1).to_pylist()[0]
         return shards.record(row, self.name)
 
+    def masks(self) -> list[bytes]:
+        """Images in the column ``mask``, without those of rows that are held out.
+
+        Raises:
+            DatasetError: As `record`.
+        """
+        found = []
+        for image in np.flatnonzero((self.images.frame == 0) & ~self.images.held_out):
+            rows = self._rows(self.shards[self.images.shard[image]], int(self.images.group[image]))
+            if "mask" in rows.column_names:
+                found.append(rows["mask"][int(self.images.row[image])].as_py())
+        return [mask for mask in found if mask is not None]
+
     def _find(self, split: str) -> tuple[str, ...]:
         if self._store.has(INDEX):
             self._index = _index(self._store.read(INDEX), self.address)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusionsat.data.conditions import Conditions
 from diffusionsat.data.reading import Example
 from diffusionsat.errors import ConfigError
 from diffusionsat.files import write_bytes, writing
@@ -98,7 +100,7 @@ class Cached:
         one = self.family.encode(torch.zeros(1, 3, 64, 64), [generator(0, 0)]).flatten()
         made_of = {
             "data": {k: asdict(self.recipe.data)[k] for k in ("procedural", "sources", "cache")},
-            **({"frames": asdict(frames)} if (frames := self.recipe.data.frames) else {}),
+            **({"frames": _without_masks(frames)} if (frames := self.recipe.data.frames) else {}),
             "seed": self.recipe.run.seed,
             "autoencoder": hashlib.sha256(one.double().mul(1e3).round().numpy().tobytes()).hexdigest(),
         }
@@ -145,3 +147,8 @@ class Cached:
         known = json.dumps([(e.caption, e.metadata.to_dict()) for e in examples])
         with writing(file, overwrite=True) as partial:
             save_file({"latents": torch.cat(encoded).contiguous()}, partial, metadata={"rows": known})
+
+
+def _without_masks(frames: Conditions) -> dict[str, Any]:
+    """What the latents depend on: where holes come from changes no image."""
+    return {name: value for name, value in asdict(frames).items() if name != "holes_from"}

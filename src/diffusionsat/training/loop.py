@@ -124,7 +124,7 @@ def step(
     state.scaler.step(state.optimiser)
     state.scaler.update()
     # Too large a scale makes infinite gradients in fp16; the step is left out and the scale falls.
-    return total, torch.zeros_like(norm) if state.scaler.is_enabled() else norm
+    return total, norm.nan_to_num(0, 0, 0) if state.scaler.is_enabled() else norm
 
 
 def _look(job: Job, state: State, due: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def make_objective(options: recipe.Objective, *, timesteps: bool) -> Objective:
         timesteps: Whether the network knows noise levels as 0, 1, ..., 999, as the published family does, or
             as times from 0 to 1.
     """
+    if options.regression:
+        return _regression
     if options.prediction == "flow":
         return _flow
     schedule = Discrete.scaled_linear()
@@ -72,6 +74,11 @@ def _flow(latents: Tensor, noise: Tensor, level: Tensor) -> Noised:
     t = (shift * t / (1 + (shift - 1) * t)).float()
     mixed = torch.lerp(latents, noise, t[:, None, None, None])
     return Noised(mixed, noise - latents, t, torch.ones_like(t))
+
+
+def _regression(latents: Tensor, noise: Tensor, level: Tensor) -> Noised:
+    """Velocity at time 1, from which one step of Euler gives the mean of what the latents can be."""
+    return Noised(noise, noise - latents, torch.ones_like(level), torch.ones_like(level))
 
 
 def min_snr(snr: Tensor, prediction: str, weighting: str, gamma: float) -> Tensor:

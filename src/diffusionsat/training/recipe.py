@@ -39,6 +39,7 @@ class Run:
         validate_every: Images between two validation losses; 0 is never.
         sheet_every: Images between two sheets of samples; 0 is never.
         sharding: Of weights over several processes: none (DDP), or fsdp.
+        trackers: Where lines of the log and sheets go too: tensorboard, wandb (extras of these names).
     """
 
     task: Literal["autoencoder", "text-to-image", "controlnet", "controlnet-3d"]
@@ -53,6 +54,7 @@ class Run:
     validate_every: Whole = 65_536
     sheet_every: Whole = 0
     sharding: Literal["none", "fsdp"] = "none"
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,8 @@ class Objective:
         prediction: epsilon or v at 1000 discrete noise levels, or flow matching.
         weighting: none; min-snr; or published, min-SNR with epsilon's weight whatever is predicted.
         gamma: Of min-SNR.
+        regression: Learn from pure noise alone, so that one step of Euler gives the mean of the possible
+            images: what a network without diffusion learns, to compare with; flow.
         kl: Of an autoencoder: weight of the divergence from a standard normal.
         perceptual: Of an autoencoder: weight of the perceptual distance (extra ``[train]``).
         turned: Of an autoencoder: share of batches decoded from turned or mirrored latents.
@@ -173,6 +177,7 @@ class Objective:
     prediction: Literal["epsilon", "v", "flow"] = "flow"
     weighting: Literal["none", "min-snr", "published"] = "none"
     gamma: Positive = 5.0
+    regression: bool = False
     kl: Annotated[float, Field(ge=0)] = 1e-5
     perceptual: Annotated[float, Field(ge=0)] = 0.05
     turned: Share = 0.3
@@ -264,6 +269,9 @@ class Recipe:
             ),
             "objective.weighting is for epsilon and v; with flow give none": (
                 self.objective.prediction == "flow" and self.objective.weighting != "none"
+            ),
+            "objective.regression is for flow": (
+                self.objective.regression and self.objective.prediction != "flow"
             ),
             "model.family published needs model.start, a released folder or a Stable Diffusion 2.1": (
                 self.model.family == "published" and not self.model.start

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,23 @@ import torch
 from torch import nn
 
 from diffusionsat.checkpoints.tensors import read_tensors
-from diffusionsat.config import to_toml
+from diffusionsat.config import read, to_toml
 from diffusionsat.data.reading import Companions, Mixture
 from diffusionsat.data.series import Series
 from diffusionsat.data.sources import Source
-from diffusionsat.errors import CheckpointError
+from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.files import write_bytes
 from diffusionsat.training import averages as averaging
 from diffusionsat.training.averages import Average
 from diffusionsat.training.batches import Examples
 from diffusionsat.training.families import make_family
-from diffusionsat.training.loop import step, train
+from diffusionsat.training.loop import Job, step, train
 from diffusionsat.training.optimisers import make_optimiser
 from diffusionsat.training.procedural import Procedural
 from diffusionsat.training.processes import Alone, start
 from diffusionsat.training.recipe import Recipe
 from diffusionsat.training.states import SNAPSHOTS, State
+from diffusionsat.training.trackers import Trackers, check
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def run(
     """
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
+    check(recipe)
     processes = start(recipe.run)
     folder = _prepared(recipe, processes)
     family = make_family(recipe)
@@ -72,7 +74,7 @@ def run(
         state = make_state(recipe, family.network, processes)
         if state.load(folder):
             log.info("taken up at %d images", state.seen)
-        finished = train(job, state, recipe, folder, processes, tell, show)
+        finished = _tracked(job, state, recipe, folder, processes, tell, show)
         if not finished:
             return None
         written = folder / MODEL
@@ -164,12 +166,53 @@ def _prepared(recipe: Recipe, processes: Alone) -> Path:
             f"{folder} cannot be made: {error.strerror}. Give another run.output."
         ) from error
     text, file = to_toml(recipe), folder / "config.toml"
-    if processes.rank == 0 and (not file.exists() or file.read_text(encoding="utf-8") != text):
-        if file.exists():
-            log.warning("%s differs from what this run began with; it goes on with the new settings", file)
+    if processes.rank == 0:
+        if file.exists() and (changed := _changed(file, recipe)):
+            log.warning("%s differs in %s; the run goes on with the new settings", file, ", ".join(changed))
         write_bytes(file, text.encode(), overwrite=True)
     processes.wait()
     return folder
+
+
+def _changed(file: Path, recipe: Recipe) -> list[str]:
+    """The keys in which a recipe is not what a file says."""
+
+    def compared(before: Any, after: Any, key: str = "") -> list[str]:
+        if before == after:
+            return []
+        if not is_dataclass(after) or type(before) is not type(after):
+            return [key]
+        parts = [(f"{key}.{f.name}" if key else f.name, f.name) for f in fields(after)]
+        return [k for path, n in parts for k in compared(getattr(before, n), getattr(after, n), path)]
+
+    try:
+        return compared(read(Recipe, file), recipe)
+    except ConfigError:  # of a version with other keys
+        return ["its keys"]
+
+
+def _tracked(
+    job: Job,
+    state: State,
+    recipe: Recipe,
+    folder: Path,
+    processes: Alone,
+    tell: Callable[[dict[str, Any]], None],
+    show: Callable[[int], None],
+) -> bool:
+    """`loop.train`, whose lines and sheets go to the recipe's trackers too."""
+    if processes.rank != 0 or not recipe.run.trackers:
+        return train(job, state, recipe, folder, processes, tell, show)
+    trackers = Trackers(recipe, folder, state.seen)
+
+    def tell_all(line: dict[str, Any]) -> None:
+        trackers.write(line)
+        tell(line)
+
+    try:
+        return train(job, state, recipe, folder, processes, tell_all, show)
+    finally:
+        trackers.close(state.seen)
 
 
 def _apply_average(recipe: Recipe, state: State, folder: Path) -> None:

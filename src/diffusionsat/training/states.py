@@ -96,7 +96,8 @@ class State:
             for name, average in self.averages.items():
                 # An average that the run did not have begins with the present weights.
                 _copy(average.weights, values["averages"].get(name, values["network"]))
-            self.scaler.load_state_dict(values.get("scaler", {}))
+            if values.get("scaler"):  # empty where the run was not in fp16 until now
+                self.scaler.load_state_dict(values["scaler"])
         except (ValueError, RuntimeError, KeyError) as error:
             raise CheckpointError(
                 f"{file} does not fit this run: {error}. Give another run.output, or the settings it had."

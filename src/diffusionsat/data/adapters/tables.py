@@ -1,10 +1,13 @@
 """Parquet tables of single images and of sequences, as `diffusionsat.data.parquet` describes them.
 
-Unlike there, a sequence stays one record, with its frames in all their bands.
+Unlike there, a sequence stays one record, with its frames in all their bands. Shards of
+`diffusionsat.data.shards` are such tables too, and give back all that their further columns hold.
 """
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,24 @@ _SCALES = {
     "255*reflectance/0.6": Scaling(gain=0.6 / 255),
     "255*reflectance/0.5": Scaling(gain=0.5 / 255),
 }
+DISPLAY = "display uint8"  # the scale of a shard's frame that has no `Scaling`
+_SHARD = re.compile(r"(.+?)-(?:sequences-)?\d{5}")  # as `diffusionsat prepare` names them
+_MONTHS = {"wildfire_california"}  # sets whose days are near the image's and not its own
 LICENCES = {"harvey_pairs": "CC BY-NC 4.0", "xbd_samples": "CC BY-NC-SA 4.0"}
 _ELSE = "see the README of the set"
 
 
 def _find(src: Path, split: str | None) -> Found:
-    for path in [src] if src.is_file() else sorted(src.glob(f"{split or '*'}.parquet")):
-        source = path.parent.name if path.stem in _SPLITS else path.stem
+    for path in [src] if src.is_file() else sorted(src.glob("*.parquet")):
+        shard = _SHARD.fullmatch(path.stem)
+        name = shard[1] if shard else path.stem
+        if split not in (None, name) or (path.name == "images.parquet" and (src / "index.json").exists()):
+            continue
+        ours = shard is not None or name in _SPLITS
+        source = path.parent.name if ours else name
         try:
             for row in rows(path):
-                yield f"{path}:{row.get('key')}", (row, source, path.stem)
+                yield f"{path}:{row.get('key')}", (row, source, name if ours else None)
         except DatasetError as error:
             yield Bad(str(path), str(error))
 
@@ -53,7 +64,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         raise DatasetError(f"{path.name} cannot be read as Parquet: {error}.") from None
 
 
-def _build(item: tuple[dict[str, Any], str, str], _: bool) -> Record:
+def _build(item: tuple[dict[str, Any], str, str | None], _: bool) -> Record:
     row, source, split = item
     frames = _frames(row, source) if "frames" in row else [_single(row, source)]
     if not frames:
@@ -64,11 +75,11 @@ def _build(item: tuple[dict[str, Any], str, str], _: bool) -> Record:
         key=row["key"],
         source=source,
         frames=tuple(frames),
-        licence=LICENCES.get(source, _ELSE),
-        place=place,
-        split=split if split in _SPLITS else None,
+        licence=row.get("licence") or LICENCES.get(source, _ELSE),
+        place=row["place"] if "licence" in row else place,  # which other tables use for words
+        split=split,
         label=row.get("label") or None,
-        pieces=_caption(row.get("caption")),
+        pieces=_pieces(row.get("pieces")) or _caption(row.get("caption")),
     )
 
 
@@ -76,35 +87,45 @@ def _caption(sentence: str | None) -> Pieces:
     return (("caption", sentence),) if sentence else ()
 
 
+def _pieces(structs: Sequence[Mapping[str, str]] | None) -> Pieces:
+    return tuple((piece["name"], piece["text"]) for piece in structs or ())
+
+
 def _single(row: Mapping[str, Any], source: str) -> Frame:
     return Frame(
         content=row["image"],
         format=_format(row["image"]),
         name=f"{source}/{row['key']}",
-        metadata=_metadata(row, row["gsd"], row["cloud_cover"], row["date"]),
+        metadata=_metadata(row, row, source, row["cloud_cover"]),
     )
 
 
 def _frames(row: Mapping[str, Any], source: str) -> list[Frame]:
     frames = []
     for i, frame in enumerate(row["frames"]):
-        bands, cloud_fraction = tuple(frame["bands"]), _known(frame["cloud_cover"])
-        scale = frame.get("scale") or ""
-        scaling = next((scaling for text, scaling in _SCALES.items() if text in scale), None)
+        bands, fraction = tuple(frame["bands"]), _known(frame["cloud_cover"])
+        percent = None if fraction is None else round(100 * fraction, 9)
         frames.append(
             Frame(
                 content=frame["image"],
                 format=frame["format"],
                 name=f"{source}/{row['key']}/{i}",
-                metadata=_metadata(
-                    row, frame["gsd"], None if cloud_fraction is None else 100 * cloud_fraction, frame["date"]
-                ),
+                metadata=_metadata(row, frame, source, percent),
                 bands=bands,
-                role="rgb" if bands == RGB else "bands",
-                scaling=scaling,
+                role=frame.get("role") or ("rgb" if bands == RGB else "bands"),
+                sensor=frame.get("sensor") or "sentinel-2",
+                scaling=_scaling(frame.get("scale") or ""),
+                pieces=_pieces(frame.get("pieces")),
             )
         )
     return frames
+
+
+def _scaling(scale: str) -> Scaling | None:
+    """What a column ``scale`` says: JSON of a `Scaling` in shards, words in other tables."""
+    if scale.startswith("{"):
+        return Scaling(**json.loads(scale))
+    return next((scaling for text, scaling in _SCALES.items() if text in scale), None)
 
 
 def _format(image: bytes) -> str:
@@ -117,18 +138,20 @@ def _known(value: float | None) -> float | None:
 
 
 def _metadata(
-    row: Mapping[str, Any], gsd: float | None, cloud_cover: float | None, date: str | None
+    row: Mapping[str, Any], image: Mapping[str, Any], source: str, cloud_cover: float | None
 ) -> Metadata:
+    """Of an image of a row; its place is the row's if it has none of its own."""
+    date = image["date"] or None
     return Metadata(
-        lon=_known(row["lon"]),
-        lat=_known(row["lat"]),
-        gsd=_known(gsd),
+        lon=_known(image.get("lon", row["lon"])),
+        lat=_known(image.get("lat", row["lat"])),
+        gsd=_known(image["gsd"]),
         cloud_cover=_known(cloud_cover),
-        date=date or None,
+        date=date[: len("2024-05")] if date and source in _MONTHS else date,
     )
 
 
-_SPLITS = ("train", "test")
+_SPLITS = ("train", "val", "test")
 PARQUET = Adapter(
     name="parquet",
     licence=_ELSE,
