@@ -102,7 +102,8 @@ def test_a_shift_of_colour_is_seen_in_what_was_sharpened(asking, tmp_path):
     assert scores.num_rows == PLACES * len(DATES)
     assert np.mean(scores["model/whole/psnr"]) == pytest.approx(model["psnr"]["value"])
     assert all(row["answer"] == "right" for row in told["tables"]["self-check"])
-    assert not told["notes"]
+    (note,) = told["notes"]
+    assert "disagrees with its measurement" in note
 
 
 def test_the_truth_sharpened_agrees_with_its_measurement(asking, tmp_path):
@@ -112,6 +113,7 @@ def test_the_truth_sharpened_agrees_with_its_measurement(asking, tmp_path):
     assert model["mse"]["value"] == 0
     assert model["improvement"]["value"] > 0.8
     assert model["hallucination"]["value"] < 0.1
+    assert not told["notes"]
     shown = json.loads((tmp_path / "report/report.json").read_text())
     assert line(shown, "pairs", set="model")["psnr"] is None  # infinite
 

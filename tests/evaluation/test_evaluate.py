@@ -133,6 +133,8 @@ def test_honest_images_are_as_good_as_real_ones(wanted, good):
     for field in ("place", "gsd"):
         assert line(told, "controllability", field=field)["controllability"]["value"] > 0.95
     assert line(told, "no particular bias", by="cell")["p_value"] > 0.01
+    assert {row["part"] for row in told["tables"]["geography"] if row["by"] == "continent"} >= {"ocean"}
+    assert not any("hardly" in note or "copies" in note or "more" in note for note in told["notes"])
     assert all(row["answer"] == "right" for row in told["tables"]["self-check"])
     assert line(told, "usefulness", real="100%")["by_generated"] == 1
     scores = parquet.read_table(folder / "scores.parquet")
@@ -148,11 +150,13 @@ def test_honest_images_are_as_good_as_real_ones(wanted, good):
 def test_copies_of_training_images_are_seen(wanted, data, tmp_path):
     train = parquet.read_table(data / "train.parquet")["image"].to_pylist()[:N]
     images = [np.asarray(Image.open(io.BytesIO(content))) for content in train]
-    found = line(judge(wanted, images, tmp_path), "memorisation", set="generated")
+    told = judge(wanted, images, tmp_path)
+    found = line(told, "memorisation", set="generated")
     assert found["exact_copies"] > 0.8 * N  # a tenth of the places was never trained on
     assert found["near_copies"] >= found["exact_copies"]
     assert found["distance_ratio"] < 0.01
     assert found["share_below"] > 0.8
+    assert any(note.startswith("The model copies") for note in told["notes"])
 
 
 def test_a_colour_shift_is_seen(wanted, tmp_path):
@@ -164,6 +168,9 @@ def test_a_colour_shift_is_seen(wanted, tmp_path):
     colours = line(told, "colours")
     assert colours["red"]["low"] > 10
     assert abs(colours["green"]["value"]) < 2
+    assert [note for note in told["notes"] if " of 255 more " in note] == [
+        f"Images have {colours['red']['value']:+.1f} of 255 more red than the real ones."
+    ]
     made, real = (line(told, "quality", set=name) for name in ("generated", "real"))
     assert made["frechet_distance"] > 1.5 * real["frechet_distance"]
     assert made["coverage"] < real["coverage"] - 0.2
@@ -174,6 +181,7 @@ def test_a_model_that_ignores_what_it_is_told_is_seen(wanted, tmp_path):
     told = judge(wanted, honest([wanted[1][i] for i in order]), tmp_path)
     for field in ("place", "gsd"):
         assert abs(line(told, "controllability", field=field)["controllability"]["value"]) < 0.4
+    assert {note.partition(" is hardly heeded")[0] for note in told["notes"]} >= {"place", "gsd"}
     (words,) = told["tables"]["words"]
     assert abs(words["read"]["value"] - words["read_by_chance"]) < 0.2
     assert line(told, "quality", set="generated")["coverage"] > 0.8  # the pictures as such are good

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusionsat import ConfigError, Metadata
-from diffusionsat.evaluation.plausibility import AuditRequest, audit, verdicts
+from diffusionsat.evaluation.plausibility import AuditRequest, alarms, audit, verdicts
 from diffusionsat.metadata import NUMBERS
 from diffusionsat.noise_keys import normal
 
@@ -69,6 +69,18 @@ def test_a_plausible_claim_is_not_flagged(knowing):
     season, gsd = verdicts(audit(knowing, IMAGE, AuditRequest(metadata=claimed, fields=("season", "gsd"))))
     assert (season["rank"] in (2, 3), season["unlikely"]) == (True, False)
     assert (gsd["rank"], gsd["unlikely"]) == (1, False)
+
+
+def test_alarms_are_counted_over_real_images(knowing):
+    true = [Metadata(date=f"2021-{month:02d}", gsd=10.0) for month in (7, 8, 1, 7)]
+    done = []
+    request = AuditRequest(fields=("season", "gsd", "place"), noises=2, sigma=(1.0,))
+    (season,) = alarms(knowing, [IMAGE] * 4, true, request, lambda *told: done.append(told))
+    assert done[-1] == (4, 4)
+    # The model finds July plausible: the true January is an alarm, and so is the January that 8 is told.
+    assert (season["field"], season["n"]) == ("season", 4)  # all have one gsd, and none a place
+    assert (season["false_alarms"], season["found_lies"]) == (0.25, 0.25)
+    assert season["true_preferred"] == 0.75
 
 
 def test_nothing_is_claimed(sat):

@@ -18,6 +18,7 @@ Examples:
   diffusionsat evaluate generate --data eurosat_rgb/ --images made-elsewhere/ -o theirs/
   diffusionsat evaluate upscale --data eurosat_rgb/ -n 256 --factor 4 --samples 8 -o sharp/
   diffusionsat evaluate predict --data naip_north_dakota/ --data s2_monthly_ecomapper/ -o dates/
+  diffusionsat evaluate table-4-later --data fmow-dates/ --model runs/fmow-temporal/model -o table/
 """
 
 
@@ -53,9 +54,23 @@ Examples:
 @click.option(
     "--consistency",
     type=click.Choice(["off", "soft", "hard"]),
-    default="hard",
+    default="soft",
     show_default=True,
     help="With the input; for upscale.",
+)
+@click.option(
+    "--vary",
+    metavar="WHAT,WHAT",
+    default="",
+    help="Make all images in other ways too: metadata (lacking, lying, swept), sampling; for generate.",
+)
+@click.option(
+    "--most-steps",
+    type=int,
+    default=100,
+    show_default=True,
+    metavar="K",
+    help="Of --vary sampling; 100 steps take long.",
 )
 @click.option("--control", metavar="NAME", help="ControlNet; '' is none [the model's for the task].")
 @click.option("--workers", type=int, default=1, show_default=True, metavar="W", help="Processes.")
@@ -72,6 +87,7 @@ def command(
     cases: bool,
     count: int | None,
     features: tuple[str, ...],
+    vary: str,
     workers: int,
     output: Path,
     overwrite: bool,
@@ -86,22 +102,33 @@ def command(
     Images from elsewhere that answer --cases are named by their ids: 000000.png and so on. Known tasks:
     generate; and upscale, predict, inpaint and declouds, whose images are compared with true ones. Of these
     --cases writes a folder, in which the inputs lie too.
+
+    TASK may also be a TOML file, or the name of a protocol that comes with the package: table-1, table-2,
+    table-3-later, table-3-earlier, table-4-later and table-4-earlier make the published tables again, and
+    xbd-after and xbd-before the figure that has no numbers. Options that are given count more than it.
     """
-    if images is not None and context.get_parameter_source("model") is ParameterSource.COMMANDLINE:
+    if images is not None and _was_given(context, "model"):
         raise ConfigError("--model and --images exclude each other. Give one of them.")
 
-    from diffusionsat.evaluation import run
+    from diffusionsat.evaluation import protocols, run
     from diffusionsat.evaluation.protocol import EvaluateRequest
     from diffusionsat.execution import executor
 
+    options = {"task": task, "n": count, **more}
+    beside = []
+    if task not in run.TASKS and (Path(task).suffix or task in protocols.shipped()):
+        protocol = protocols.read_protocol(task)
+        given = {"n" if name == "count" else name for name in context.params if _was_given(context, name)}
+        said = protocol.options()
+        options |= {name: value for name, value in said.items() if name == "task" or name not in given}
+        beside = [protocol.beside()]
     request = EvaluateRequest(
-        task=task,
         data=data,
         model=None if images is not None else model,
         images=images,
-        n=count,
         features=features,
-        **more,
+        vary=tuple(filter(None, vary.split(","))),
+        **options,
     )
     if cases:
         click.echo(json.dumps({"path": str(output), "cases": run.ask(request, output, overwrite=overwrite)}))
@@ -113,8 +140,13 @@ def command(
             execute=execute,
             on_unit=lambda _, done, total: bar.show(done, total),
             overwrite=overwrite,
+            beside=beside,
         )
     click.echo(
         json.dumps({"path": str(output), "protocol": told["protocol"]["hash"], "n": told["protocol"]["n"]})
     )
     return 0
+
+
+def _was_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -21,7 +21,10 @@ from diffusionsat.metadata import Metadata
 
 FACTORS = (4, 2, 1)
 MOST = 10_000  # images of a run that is not told how many
-CROP = "the central square, by area means of 4, 2 or 1 pixels a side, the largest that fits"
+FITS = {  # how an image becomes a square
+    "central": "the central square, by area means of 4, 2 or 1 pixels a side, the largest that fits",
+    "whole": "the whole image, squeezed to a square: bilinear with antialias",
+}
 
 
 def central(pixels: np.ndarray, size: int, factor: int) -> np.ndarray:
@@ -44,6 +47,18 @@ def central(pixels: np.ndarray, size: int, factor: int) -> np.ndarray:
 def reduction(side: int, size: int) -> int:
     """The largest of `FACTORS` by which an image can be reduced and be ``size`` pixels still."""
     return next(factor for factor in FACTORS if factor * size <= side)
+
+
+def cut(pixels: np.ndarray, size: int, fit: str) -> np.ndarray:
+    """An image, uint8 (H, W, 3), as a square (size, size, 3); ``fit`` is one of `FITS`."""
+    if fit == "whole":
+        return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return central(pixels, size, reduction(min(pixels.shape[:2]), size))
+
+
+def coarser(side: int, size: int, fit: str) -> float:
+    """By what the gsd of an image grows when it is cut; of one that is squeezed, along its shorter side."""
+    return side / size if fit == "whole" else reduction(side, size)
 
 
 def wording(caption: str | None, label: str | None, source: str) -> str:
@@ -90,10 +105,13 @@ class Cases:
         sources: Where they are.
         picked: Source and entry of its images, (K, 2).
         size: Side of the squares in pixels.
+        fit: One of `FITS`.
     """
 
-    def __init__(self, sources: Sequence[Source | Series], picked: np.ndarray, size: int) -> None:
-        self.sources, self.picked, self.size = tuple(sources), picked, size
+    def __init__(
+        self, sources: Sequence[Source | Series], picked: np.ndarray, size: int, fit: str = "central"
+    ) -> None:
+        self.sources, self.picked, self.size, self.fit = tuple(sources), picked, size, fit
 
     def __len__(self) -> int:
         return len(self.picked)
@@ -144,14 +162,13 @@ class Cases:
         squares = []
         for row in rows:
             record, number = self.record(row)
-            pixels = record.frames[number].rgb()
-            squares.append(central(pixels, self.size, reduction(min(pixels.shape[:2]), self.size)))
+            squares.append(cut(record.frames[number].rgb(), self.size, self.fit))
         return np.stack(squares)
 
     def _case(self, row: int, record: Record, number: int) -> Case:
         source, image = self.picked[row].tolist()
         frame, known = record.frames[number], record.frames[number].metadata
-        factor = reduction(int(self.sources[source].images.side[image]), self.size)
+        factor = coarser(int(self.sources[source].images.side[image]), self.size, self.fit)
         place = f"{record.source}/{record.place}"
         if known.lon is not None and known.lat is not None:
             place = f"{math.floor(known.lon)},{math.floor(known.lat)}"
@@ -166,7 +183,9 @@ class Cases:
         )
 
 
-def choose(sources: Sequence[Source], *, n: int | None, size: int, seed: int) -> tuple[Cases, Cases]:
+def choose(
+    sources: Sequence[Source], *, n: int | None, size: int, seed: int, fit: str = "central"
+) -> tuple[Cases, Cases]:
     """Cases to ask for, and as many others to compare with; no record is in both.
 
     Args:
@@ -174,6 +193,7 @@ def choose(sources: Sequence[Source], *, n: int | None, size: int, seed: int) ->
         n: How many of each; None is half of what there is, at most 10,000.
         size: Side of the squares in pixels.
         seed: Of the choice.
+        fit: One of `FITS`.
 
     Raises:
         ConfigError: If there are not so many.
@@ -199,12 +219,14 @@ def choose(sources: Sequence[Source], *, n: int | None, size: int, seed: int) ->
             f"have {len(ranked)} of {size} px and more. Give another -n or --size, or more --data."
         )
     return tuple(  # pyright: ignore[reportReturnType], two of them
-        Cases(sources, np.array([all_rows[row] for row in sorted(rows)]), size)
+        Cases(sources, np.array([all_rows[row] for row in sorted(rows)]), size, fit)
         for rows in (asked, rest[:count])
     )
 
 
-def every(sources: Sequence[Source], *, size: int, most: int, seed: int) -> Cases | None:
+def every(
+    sources: Sequence[Source], *, size: int, most: int, seed: int, fit: str = "central"
+) -> Cases | None:
     """Images that a model was trained on: of train splits without the tenth held out; None if there are none.
 
     Args:
@@ -212,6 +234,7 @@ def every(sources: Sequence[Source], *, size: int, most: int, seed: int) -> Case
         size: Side of the squares in pixels.
         most: A random choice of so many if there are more.
         seed: Of the choice.
+        fit: One of `FITS`.
 
     Raises:
         DatasetError: If one cannot be read.
@@ -226,7 +249,7 @@ def every(sources: Sequence[Source], *, size: int, most: int, seed: int) -> Case
     if len(rows) > most:
         chosen = np.random.Generator(np.random.Philox(seed)).permutation(len(rows))[:most]
         rows = [rows[i] for i in sorted(chosen.tolist())]
-    return Cases(sources, np.array(rows), size) if rows else None
+    return Cases(sources, np.array(rows), size, fit) if rows else None
 
 
 def open_sources(addresses: Sequence[str], split: str) -> list[Source]:

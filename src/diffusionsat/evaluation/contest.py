@@ -20,6 +20,7 @@ from diffusionsat.metrics.catalogue import METRICS
 from diffusionsat.metrics.uncertainty import rank_unevenness, spread_skill
 
 SHOWN = 8
+DISAGREES = 3  # times the sensor's noise, that are worth a note
 CHECKED = 8  # images that the figures are tried on
 _NO_ORDER = {"synthesis", "omission"}  # a spoiled image need not be worse in these
 
@@ -67,6 +68,13 @@ def measure(
         for line in tables["self-check"]
         if line["answer"] != "right"
     ]
+    for line in tables["pairs"]:
+        residual = line.get("noise_residual")
+        if line["set"] == MODEL and isinstance(residual, dict) and residual["low"] > DISAGREES:
+            said = f"{residual['value']:.1f} times the noise"
+            notes.append(
+                f"What was made disagrees with its measurement by {said}: colours or light are wrong."
+            )
     kept = {key: value for key, value in columns.items() if value.dtype.kind == "f" and value.ndim == 1}
     return Section(
         {title: lines for title, lines in tables.items() if lines},
@@ -259,6 +267,6 @@ def sheet(task: Paired, request: EvaluateRequest, asked: Given, made: Kept) -> b
         name, baseline = next(iter(trial.baselines.items()))
         pixels = made.part(row // UNIT, "pixels")[row % UNIT]
         images += [trial.shown.repeat(times, 0).repeat(times, 1), baseline, pixels, trial.truth]
-        said = " ".join(filter(None, (case.metadata.date, *trial.about.values())))
-        captions += ["given", name, f"SYNTHETIC {said}", f"true {case.prompt}"]
+        about = ", ".join(f"{key} {value}" for key, value in trial.about.items())
+        captions += [about or "given", name, f"SYNTHETIC {case.metadata.date or ''}", "true"]
     return figures.sheet(images, captions, 4, task.verb)

@@ -15,6 +15,7 @@ from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.probes import circular_error, controllability, great_circle_km
 
 LEAST = 20  # images with a field, for a figure of it
+HEEDED = 0.5  # a controllability that is surely below is worth a note
 
 
 class Reads(Protocol):
@@ -80,6 +81,12 @@ def obedience(
     return line | {"controllability": asdict(controllability(own, true, shuffled, places))}
 
 
+def cycle(count: int, seed: int) -> np.ndarray:
+    """Another row for each of so many, (N,): a random cycle through all, so that nobody keeps its own."""
+    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
+    return np.roll(order, 1)[np.argsort(order)]
+
+
 def measure(evidence: Evidence) -> Section:
     """Controllability of month, place and gsd by every family of probes that can read them.
 
@@ -102,6 +109,9 @@ def measure(evidence: Evidence) -> Section:
                 notes.append(f"{field} by {probes.name}: {error}")
                 continue
             lines.append({"field": field, "probe": probes.name, **line})
+            if line["controllability"]["high"] < HEEDED:
+                heeded = f"{line['controllability']['value']:.2f}"
+                notes.append(f"{field} is hardly heeded: controllability {heeded} by {probes.name}.")
             column = np.full(len(evidence.asked), np.nan)
             column[rows] = own
             scores[f"{field}_error {probes.name}"] = column
@@ -116,8 +126,7 @@ def _line(
     probes: Reads, field: str, cases: Sequence[Case], made: Any, real: Any, seed: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     asked = [case.metadata for case in cases]
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(cases))
-    others = [asked[i] for i in np.roll(order, 1)[np.argsort(order)]]  # a cycle: nobody keeps its own
+    others = [asked[i] for i in cycle(len(cases), seed)]
     own, true, shuffled = (
         ERRORS[field](probes, seen, wanted) for seen, wanted in ((made, asked), (real, asked), (made, others))
     )

@@ -15,6 +15,7 @@ from diffusionsat.metrics.memorisation import distance_ratio, share_below
 from diffusionsat.metrics.neighbours import nearest
 
 NEAR = 0.25  # of thumbnails: a correlation of 0.97
+COPIES = 0.02  # share of the images, above that of real ones, that is worth a note
 SHOWN = 8
 
 
@@ -44,6 +45,12 @@ def measure(evidence: Evidence) -> Section:
         lines[0]["share_below"] = share_below(made, real, quantile=0.05)
     except ConfigError as error:
         notes.append(f"memorisation: {error}")
+    copies = [line["near_copies"] for line in lines]
+    if copies[0] - copies[1] > COPIES * len(made):
+        said = (
+            f"{copies[0]} of {len(made)} images are near copies of training images, of real ones {copies[1]}"
+        )
+        notes.append(f"The model copies: {said}.")
     if lines[1]["exact_copies"]:
         notes.append("Test images are exact copies of training images: the split leaks.")
     files = {"nearest.png": _sheet(evidence.made, evidence.train, made, found["generated"][1][:, 0])}

@@ -12,6 +12,7 @@ from diffusionsat.metrics.distributions import Extrapolation
 from diffusionsat.tasks.sheet import contact_sheet
 
 INK, FLOOR = "#1f77b4", "#7f7f7f"
+COLOURS = (INK, "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d")
 
 
 def check() -> None:
@@ -76,6 +77,75 @@ def intervals(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], best:
     return _png(figure)
 
 
+def sampling(
+    steps: Sequence[Mapping[str, Any]], strengths: Sequence[Mapping[str, Any]], floor: float
+) -> bytes:
+    """Distance against evaluations, a line a solver and a style a schedule; and against guidance."""
+    network = (*steps, *strengths)[0]["features"]
+    figure, (left, right) = _axes(f"Fréchet distance on {network}", columns=2, wide=True)
+    schedules, solvers = (list(dict.fromkeys(x[key] for x in steps)) for key in ("schedule", "solver"))
+    for schedule, style in zip(schedules, ("-", "--", ":", "-."), strict=False):
+        for solver, colour in zip(solvers, COLOURS, strict=False):
+            line = [x for x in steps if (x["schedule"], x["solver"]) == (schedule, solver)]
+            x, y = [p["evaluations"] for p in line], [p["frechet_distance"] for p in line]
+            left.plot(x, y, style, marker=".", color=colour, label=f"{solver}, {schedule}", linewidth=1)
+    left.set_xscale("log")
+    left.set_xlabel("evaluations of the denoiser")
+    for steered, colour in zip(dict.fromkeys(x["guided"] for x in strengths), COLOURS, strict=False):
+        line = [x for x in strengths if x["guided"] == steered]
+        x, y = [p["strength"] for p in line], [p["frechet_distance"] for p in line]
+        right.plot(x, y, marker=".", color=colour, label=f"of {steered}", linewidth=1)
+    right.set_xlabel("strength of guidance; 1 is none")
+    for axes in (left, right):
+        axes.axhline(floor, color=FLOOR, linewidth=1, label="real images")
+        axes.legend(frameon=False, fontsize=6)
+    return _png(figure)
+
+
+def probes(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """Share that linear probes read over the network's blocks; networks without noise levels as lines."""
+    sources, shares = (list(dict.fromkeys(line[key] for line in lines)) for key in ("labels", "share"))
+    figure, grid = _axes("read by linear probes", columns=len(shares), rows=len(sources))
+    for panels, source in zip(np.reshape(grid, (len(sources), -1)), sources, strict=True):
+        for axes, share in zip(panels, shares, strict=True):
+            mine = [x for x in lines if (x["labels"], x["share"]) == (source, share)]
+            blocks = list(dict.fromkeys(x["features"] for x in mine if x["sigma"]))
+            for sigma, colour in zip(
+                dict.fromkeys(x["sigma"] for x in mine if x["sigma"]), COLOURS, strict=False
+            ):
+                found = {x["features"]: x["read"]["value"] for x in mine if x["sigma"] == sigma}
+                values = [found[block] for block in blocks]
+                axes.plot(
+                    range(len(blocks)), values, marker=".", color=colour, linewidth=1, label=f"noise {sigma}"
+                )
+            for line, style in zip((x for x in mine if not x["sigma"]), ("--", ":", "-."), strict=False):
+                axes.axhline(line["read"]["value"], color=FLOOR, linestyle=style, label=line["features"])
+            axes.set_xticks(range(len(blocks)), blocks, rotation=90, fontsize=6)
+            axes.set_title(f"{source}, {share} of the labels", fontsize=8)
+            axes.set_ylim(0, 1)
+    np.ravel(grid)[0].legend(frameon=False, fontsize=6)
+    return _png(figure)
+
+
+def matrices(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """How far each field's reading moves under sweeps, a panel a probe, a row a field that is swept."""
+    probes = list(dict.fromkeys(line["probe"] for line in lines))
+    figure, panels = _axes("how far readings move: 1 as far as from case to case", columns=len(probes))
+    for axes, probe in zip(np.atleast_1d(panels), probes, strict=True):
+        mine = [line for line in lines if line["probe"] == probe]
+        fields = [key.removesuffix(" moves") for key in mine[0] if key.endswith(" moves")]
+        values = np.array([[line[f"{field} moves"] for field in fields] for line in mine])
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=max(1.5, values.max()))
+        for (y, x), value in np.ndenumerate(values):
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=9)
+        axes.set_xticks(range(len(fields)), fields)
+        axes.set_yticks(range(len(mine)), [line["swept"] for line in mine])
+        axes.set_xlabel("read")
+        axes.set_ylabel("swept")
+        axes.set_title(probe, fontsize=8)
+    return _png(figure)
+
+
 def world(
     features: Sequence[Mapping[str, Any]], places: Sequence[tuple[float, float]], network: str
 ) -> bytes:
@@ -106,13 +176,15 @@ def world(
     return _png(figure)
 
 
-def _axes(title: str, *, columns: int = 1, tall: int = 0, wide: bool = False) -> tuple[Any, Any]:
+def _axes(
+    title: str, *, columns: int = 1, rows: int = 1, tall: int = 0, wide: bool = False
+) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    height = max(4.0, 1.2 + 0.22 * tall)
+    height = max(4.0, 1.2 + 0.22 * tall) * (1 if rows == 1 else 0.8 * rows)
     figure = Figure(figsize=(9 if wide else max(6, 4.5 * columns), height), dpi=110, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns)
 
 
 def _png(figure: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Is the model worse somewhere: figures by cells of equal area, by latitude and by class, and tests of it."""
+"""Is the model worse somewhere: figures by cells of equal area, latitude, continent and class, with tests."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.cases import Case
+from diffusionsat.evaluation.continents import continent
 from diffusionsat.evaluation.evidence import Evidence
 from diffusionsat.evaluation.quality import realism
 from diffusionsat.evaluation.section import Line, Section
@@ -35,7 +36,7 @@ def edges(row: int, column: int) -> tuple[float, float, float, float]:
 
 
 def measure(evidence: Evidence) -> Section:
-    """Realism by cell, band of latitude and class, with its test; kernel distances of cells at equal N.
+    """Realism by cell, latitude, continent and class, with its test; kernel distances of cells at equal N.
 
     Realism is `quality.realism` on the first network: 0 is as real as real images of the same places.
     """
@@ -45,7 +46,12 @@ def measure(evidence: Evidence) -> Section:
     network = evidence.networks[0].name
     made, real, reference = (s.features(network) for s in (evidence.made, evidence.real, evidence.reference))
     scores = realism(made, real, reference)
-    groupings: dict[str, Callable[[Case], str | None]] = {"cell": _cell, "latitude": _band, "class": _label}
+    groupings: dict[str, Callable[[Case], str | None]] = {
+        "cell": _cell,
+        "latitude": _band,
+        "continent": _continent,
+        "class": _label,
+    }
     parts, tests = [], []
     for kind, of in groupings.items():
         names = [of(case) for case in cases]
@@ -78,6 +84,11 @@ def _band(case: Case) -> str | None:
         return None
     south, north = next((s, n) for s, n in BANDS if lat < n or n == 90)
     return f"{south}..{north}"
+
+
+def _continent(case: Case) -> str | None:
+    lon, lat = case.metadata.lon, case.metadata.lat
+    return None if lon is None or lat is None else continent(lon, lat)
 
 
 def _label(case: Case) -> str | None:

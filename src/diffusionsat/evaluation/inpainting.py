@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusionsat.data.conditions import hole
+from diffusionsat.data.holes import hole
 from diffusionsat.data.sources import Source
 from diffusionsat.evaluation.paired import Paired
 from diffusionsat.evaluation.protocol import EvaluateRequest
@@ -53,6 +53,7 @@ class Inpaint(Paired):
             seed=request.seed,
             counts=lambda there: [0, min(there, MOST)] if there else [0],
             clear=self.clouds,
+            fit=request.fit,
         )
 
     def conditions(self, request: EvaluateRequest, size: int) -> dict[str, Any]:

@@ -116,8 +116,7 @@ def audit(
         if not called:
             baseline = errors
         excess = errors - baseline
-        spread = excess.std(ddof=1) / math.sqrt(len(excess))
-        t = float(excess.mean() / spread) if spread > 0 else 0.0
+        t = _standard_errors(excess)
         line: Line = {"field": name, "candidate": called or "unknown", "claimed": claimed}
         line |= {"error": float(errors.mean()), "excess": float(excess.mean()), "t": t}
         lines.append(line | {"unlikely": claimed and t > UNLIKELY})
@@ -143,6 +142,65 @@ def verdicts(lines: Sequence[Line]) -> list[Line]:
                 }
         found.append(said)
     return found
+
+
+def alarms(
+    sat: DiffusionSat,
+    images: Sequence[np.ndarray],
+    metadata: Sequence[Metadata],
+    request: AuditRequest,
+    on_image: Callable[[int, int], None] | None = None,
+) -> list[Line]:
+    """How often a claim is called unlikely: a true one, and that of another image; a line a field.
+
+    ``true_preferred`` is the share of images for which the true claim is more plausible than the false one.
+
+    Args:
+        sat: The model.
+        images: Real ones that it was not trained on, each as `audit` takes it.
+        metadata: What is true of each.
+        request: Fields, noise levels and noises; its claims count nothing.
+        on_image: Called with images done and images in all.
+
+    Raises:
+        ConfigError: As `audit`.
+    """
+    _check(request)
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in request.fields}
+    for number, (image, true) in enumerate(zip(images, metadata, strict=True)):
+        look = _Look(sat, _central(image, sat.multiple), request)
+        for name in request.fields:
+            nothing = CANDIDATES[name][1]
+            own, others = _claims(true, nothing), (*metadata[number + 1 :], *metadata[:number])
+            false = next((c for m in others if (c := _claims(m, nothing)) and c != own), None)
+            if not own or false is None:
+                continue
+            asked = (true, true.replace(**false), true.replace(**nothing))
+            right, wrong, unknown = (look.errors(metadata) for metadata in asked)
+            ts = (_standard_errors(right - unknown), _standard_errors(wrong - unknown))
+            found[name].append((*ts, float((right - wrong).mean())))
+        if on_image:
+            on_image(number + 1, len(images))
+    lines: list[Line] = []
+    for name, values in found.items():
+        if values:
+            right, wrong, apart = np.array(values).T
+            line: Line = {"field": name, "n": len(values), "false_alarms": float((right > UNLIKELY).mean())}
+            line["found_lies"] = float((wrong > UNLIKELY).mean())
+            lines.append(line | {"true_preferred": float((apart < 0).mean())})
+    return lines
+
+
+def _claims(metadata: Metadata, names: Iterable[str]) -> dict[str, Any]:
+    """The fields of a claim; none if one is unknown."""
+    values = {name: getattr(metadata, name) for name in names}
+    return {} if None in values.values() else values
+
+
+def _standard_errors(excess: np.ndarray) -> float:
+    """A mean over the noises in its standard errors."""
+    spread = excess.std(ddof=1) / math.sqrt(len(excess))
+    return float(excess.mean() / spread) if spread > 0 else 0.0
 
 
 class _Look:

@@ -18,11 +18,12 @@ from diffusionsat.evaluation.trials import (
     sampled,
     sequences,
 )
+from diffusionsat.metadata import Metadata
 from diffusionsat.tasks.predict import PredictRequest
 
 COPY, MEAN = "copy of the nearest date", "mean of what is given"
+SEASON = "copy of the nearest season"
 CHANGED = "changed"
-COUNTS = (1, 2, 4, 8)
 _CHANGE = 0.1  # of the display range, in the mean of the three colours
 
 
@@ -30,7 +31,7 @@ class Predict(Paired):
     """See `Paired`."""
 
     verb = "nearest date given, the same copied, predicted, true"
-    baselines = (COPY, MEAN)
+    baselines = (COPY, MEAN, SEASON)
     parts = (WHOLE, CHANGED)
     by = ("frames",)
 
@@ -41,15 +42,17 @@ class Predict(Paired):
             n=request.n,
             size=size,
             seed=request.seed,
-            counts=lambda there: [count for count in COUNTS if count <= there],
+            counts=lambda there: [count for count in request.dates if count <= there],
+            fit=request.fit,
+            direction=request.direction,
         )
 
     def conditions(self, request: EvaluateRequest, size: int) -> dict[str, Any]:
         """What counts as changed."""
         return {
-            "frames": list(COUNTS),
+            "frames": list(request.dates),
             "samples": request.samples,
-            "given": "the dates nearest to the target's",
+            "given": f"the dates nearest to the target's, of {request.direction} time",
             "changed": f"mean over colours of |truth - nearest date| > {_CHANGE}",
         }
 
@@ -66,8 +69,23 @@ class Predict(Paired):
                 metadata=case.metadata,
                 **sampled(request, case),
             ),
-            baselines={COPY: nearest, MEAN: mean_of([pixels for pixels, _ in frames])},
+            baselines={
+                COPY: nearest,
+                MEAN: mean_of([pixels for pixels, _ in frames]),
+                SEASON: min(frames, key=lambda frame: _seasons_apart(frame[1], case.metadata))[0],
+            },
             parts={CHANGED: np.abs(truth.astype(float) - nearest).mean(2) > 255 * _CHANGE},
             given=frames,
             about={"frames": str(len(frames))},
         )
+
+
+def _seasons_apart(one: Metadata, other: Metadata) -> float:
+    """Days between two dates whatever their years, the short way round; years alone are in one season."""
+    middles = [
+        (span[0].timetuple().tm_yday + span[1].timetuple().tm_yday) / 2
+        for span in (one.interval(), other.interval())
+        if span is not None
+    ]
+    apart = abs(middles[0] - middles[1])
+    return min(apart, 365 - apart)

@@ -14,6 +14,7 @@ from diffusionsat.errors import ConfigError
 if TYPE_CHECKING:
     from diffusionsat.evaluation.cases import Case
 
+ROWS = 2048  # of features that are looked at together
 LEAST = 40  # rows that know a field, to fit a probe of it
 
 
@@ -100,7 +101,7 @@ def fit_probes(network: str, features: Tensor, cases: "Sequence[Case]") -> Probe
             fields.append(field)
 
     def read(name: str, seen: Tensor) -> np.ndarray:
-        return F.linear(seen.double(), *layers[name]).numpy()
+        return torch.cat([F.linear(rows.double(), *layers[name]) for rows in seen.split(ROWS)]).numpy()
 
     return Probes(network, read, classes, tuple(fields), "linear")
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from diffusionsat.evaluation.cases import CROP, Cases
+from diffusionsat.evaluation.cases import FITS, Cases
 from diffusionsat.evaluation.features import FeatureNetwork
 from diffusionsat.evaluation.units import digest
 from diffusionsat.tasks.sampling import Settings
@@ -45,6 +45,17 @@ class EvaluateRequest:
             result, and from four on their spread is judged.
         consistency: As in `UpscaleRequest`.
         control: Name of the ControlNet; None is the model's for the task, ``""`` is none.
+        vary: Of `diffusionsat.evaluation.run.VARIATIONS`, what images are made for in other ways too.
+        most_steps: Arms of more steps are left out when sampling is varied.
+        schedule: Of `diffusionsat.evaluation.solving.SCHEDULES`; None is the model's.
+        fit: How images become squares, one of `diffusionsat.evaluation.cases.FITS`. With ``"whole"`` all
+            images of a record are taken to show the same ground from edge to edge.
+        dates: How many other dates are given, a case each where there are so many; for `predict`.
+        direction: Other dates than the true image's that are given: of ``"any"`` time, ``"earlier"`` or
+            ``"later"``.
+        given: For `upscale`, the part in a record (as ``"sentinel"``) of the image that is given; None gives
+            what a coarser sensor would see of the true one.
+        references: How many sharp images of other dates are given beside, for `upscale`.
     """
 
     task: str
@@ -69,8 +80,16 @@ class EvaluateRequest:
     precision: str = "auto"
     factor: int = 4
     samples: int = 1
-    consistency: str = "hard"
+    consistency: str = "soft"
     control: str | None = None
+    vary: tuple[str, ...] = ()
+    most_steps: int = 100
+    schedule: str | None = None
+    fit: str = "central"
+    dates: tuple[int, ...] = (1, 2, 4, 8)
+    direction: str = "any"
+    given: str | None = None
+    references: int = 0
 
 
 def protocol(
@@ -98,6 +117,8 @@ def protocol(
         guidance = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings.guidance).items()}
         sampled = {"solver": settings.solver, "steps": settings.steps, "guidance": guidance}
         sampled["negative"] = settings.negative
+        if request.schedule is not None:
+            sampled["schedule"] = request.schedule
     said = {
         "task": request.task,
         "split": request.split,
@@ -105,7 +126,7 @@ def protocol(
         "data_hash": digest([asked.digest, others and others.digest, trained and trained.digest]),
         "n": len(asked),
         "size": asked.size,
-        "crop": CROP,
+        "crop": FITS[asked.fit],
         "resize": "feature networks: bilinear with antialias, float",
         "seed": request.seed,
         "features": {network.name: network.digest for network in networks},

@@ -29,6 +29,7 @@ from diffusionsat.metrics.neighbours import nearest
 
 CHECKED = 2_000  # images that the figures are tried on
 COMPARED = 10_000  # images that are compared one by one with as many others
+SHIFT = 4  # of 255, of a colour's mean, that is worth a note
 SETS = ("generated", "real")  # "real" is the floor: the real images of the cases that were asked for
 
 
@@ -60,6 +61,10 @@ def measure(evidence: Evidence) -> Section:
             if line["answer"] != "right"
         ]
     shift, scores = _colours(evidence)
+    for colour in ("red", "green", "blue"):
+        found = shift[0][colour]
+        if isinstance(found, dict) and (found["low"] > SHIFT or found["high"] < -SHIFT):
+            notes.append(f"Images have {found['value']:+.1f} of 255 more {colour} than the real ones.")
     tables = {"quality": lines, "colours": shift, "self-check": checks}
     return Section(tables, scores, files, notes)
 

@@ -226,13 +226,18 @@ def readable(told: Mapping[str, Any]) -> str:
     out += [f"- {note}" for note in told["notes"]]
     out += [f"![{file}]({file})" for file in pictures if file == "sheet.png"]
     for title, lines in told["tables"].items():
-        keys = list(dict.fromkeys(key for line in lines for key in line))
-        heads = [f"{key} {arrow}" if (arrow := _ARROWS[_better(key)]) else key for key in keys]
-        table = _markdown(heads, [[_shown(line.get(key)) for key in keys] for line in lines])
-        out.append(f"## {title}\n\n{table}")
+        out.append(f"## {title}\n\n{table(lines)}")
     out += [f"![{file}]({file})" for file in pictures if file != "sheet.png"]
     out.append("## Protocol\n\n" + _markdown(["", ""], rows))
     return "\n\n".join(out) + "\n"
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Lines as a Markdown table, what they are about first."""
+    texts = [key for line in lines for key, value in line.items() if isinstance(value, str)]
+    keys = list(dict.fromkeys([*texts, *(key for line in lines for key in line)]))
+    heads = [f"{key} {arrow}" if (arrow := _ARROWS[_better(key)]) else key for key in keys]
+    return _markdown(heads, [[_shown(line.get(key)) for key in keys] for line in lines])
 
 
 _ARROWS = {"lower": "↓", "higher": "↑", "one": "→1", "level": "", "": ""}

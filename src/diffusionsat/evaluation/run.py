@@ -4,17 +4,19 @@ import functools
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
-from diffusionsat.evaluation import contest, figures, report
-from diffusionsat.evaluation.cases import Cases, central, choose, every, open_sources, reduction
+from diffusionsat.evaluation import contest, figures, report, solving, telling
+from diffusionsat.evaluation.arms import Arm
+from diffusionsat.evaluation.cases import FITS, Cases, choose, every, open_sources
+from diffusionsat.evaluation.elsewhere import Reading, files_of, matching
 from diffusionsat.evaluation.evidence import LOOK, Evidence, Look, MadeUnits, RealUnits, Seen, network_of
 from diffusionsat.evaluation.features import NETWORKS, load_classifier
 from diffusionsat.evaluation.generating import Generate
@@ -24,7 +26,7 @@ from diffusionsat.evaluation.predicting import Predict
 from diffusionsat.evaluation.probes import Probes, fit_probes
 from diffusionsat.evaluation.protocol import EvaluateRequest, protocol
 from diffusionsat.evaluation.section import Section
-from diffusionsat.evaluation.trials import Given
+from diffusionsat.evaluation.trials import DIRECTIONS, Given
 from diffusionsat.evaluation.units import Arrays, Kept, OnUnit, complete
 from diffusionsat.evaluation.upscaling import Upscale
 from diffusionsat.execution import Execute
@@ -35,7 +37,6 @@ from diffusionsat.tasks.sampling import Settings
 TAUGHT = 2_000  # training images that linear probes learn from
 PARTS = "parts"  # folder of what is kept while the work goes on
 SHOWN = 24
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 class Task(Protocol):
@@ -65,6 +66,21 @@ TASKS: dict[str, Task | Paired] = {
     "inpaint": Inpaint(clouds=False),
     "declouds": Inpaint(clouds=True),
 }
+
+
+class Variation(Protocol):
+    """What images are made for in other ways too; one file each."""
+
+    def arms(self, request: EvaluateRequest, asked: Cases) -> Iterator[Arm]:
+        """The other ways."""
+        ...
+
+    def measure(self, evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
+        """What the report says of them."""
+        ...
+
+
+VARIATIONS: dict[str, Variation] = {"metadata": telling, "sampling": solving}
 
 
 @functools.lru_cache(1)
@@ -106,32 +122,6 @@ class _Scoring:
         return self.task.score(self.request, self.asked, rows, made, networks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """The images of a unit, from files."""
-
-    files: tuple[Path, ...]
-    size: int
-    unit: int
-
-    def __call__(self, unit: int) -> Arrays:
-        files = self.files[unit * self.unit : (unit + 1) * self.unit]
-        return {"pixels": np.stack([self._square(file) for file in files])}
-
-    def _square(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise DatasetError(f"{file} cannot be read as an image: {error}.") from None
-        side = min(pixels.shape[:2])
-        if side < self.size:
-            raise DatasetError(
-                f"{file} is {side} pixels small; {self.size} are wanted. Give a smaller --size."
-            )
-        return central(pixels, self.size, reduction(side, self.size))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     """Where and how units are done."""
@@ -163,6 +153,7 @@ def evaluate(
     execute: Execute = map,
     on_unit: OnUnit | None = None,
     overwrite: bool = False,
+    beside: Sequence[Section] = (),
 ) -> dict[str, Any]:
     """Run a task over a split, measure what it makes, and write a report.
 
@@ -174,6 +165,7 @@ def evaluate(
         execute: Who does the work.
         on_unit: Called with the name of what is done, units done and units in all.
         overwrite: Replace an existing report, and what is kept of another run.
+        beside: What others say, to stand in the report too.
 
     Returns:
         What ``report.json`` says.
@@ -194,16 +186,18 @@ def evaluate(
     work = _Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
     task, files = TASKS[request.task], ()
     if isinstance(task, Paired):
-        return _contest(task, request, folder, work, names, overwrite=overwrite)
+        return _contest(task, request, folder, work, names, beside, overwrite=overwrite)
     settings: Settings | None = None
     if request.model is not None:
         sat = _sat(request)
         size = request.size or min(sat.config.defaults.size)
         settings = task.settings(sat, request, size)
     else:
-        files, size = _files(request)
+        files, size = files_of(request)
     sources = open_sources(request.data, request.split)
-    asked, others = choose(sources, n=request.n if files == () else len(files), size=size, seed=request.seed)
+    asked, others = choose(
+        sources, n=request.n if files == () else len(files), size=size, seed=request.seed, fit=request.fit
+    )
     trained, taught = _trained(request, size)
     networks = [network_of(name) for name in names]
     said = protocol(request, asked, others, networks, settings, trained, {})
@@ -220,15 +214,38 @@ def evaluate(
         train=None if trained is None else work.look_at("train", trained, ()),
         networks=networks,
         probes=[*([reader] if reader else []), *_taught(work, taught, names)],
-        matched=files == () or _matching(files),
+        matched=files == () or matching(files),
         seed=request.seed,
         kept=made,
         clip=request.clip,
     )
     sections = [*task.sections(evidence), _sheets(evidence)]
+    for name in request.vary:
+        sections.append(_varied(work, name, request, task, evidence, [made_by, said["hash"]], names))
+    sections += beside
     written = report.write(folder, said, made_by, asked.cases, sections, matched=evidence.matched)
     shutil.rmtree(folder / PARTS)
     return written
+
+
+def _varied(
+    work: _Work,
+    name: str,
+    request: EvaluateRequest,
+    task: Task,
+    evidence: Evidence,
+    identity: Any,
+    names: Sequence[str],
+) -> Section:
+    """The images made in other ways, and what is said of them."""
+    made = []
+    for number, arm in enumerate(VARIATIONS[name].arms(replace(request, vary=()), evidence.asked)):
+        settings = task.settings(_sat(arm.request), arm.request, arm.asked.size)
+        unit, folder = task.unit(settings), f"{name}-{number:03d}"
+        kept, _ = _images(work, arm.request, task, settings, arm.asked, (), unit, folder)
+        seen = [identity, repr(settings), arm.request.schedule, arm.asked.digest]
+        made.append((arm, work.look(f"{folder}-seen", seen, len(arm.asked), unit, MadeUnits(kept), names)))
+    return VARIATIONS[name].measure(evidence, made)
 
 
 def _contest(
@@ -237,6 +254,7 @@ def _contest(
     folder: Path,
     work: _Work,
     names: Sequence[str],
+    beside: Sequence[Section],
     *,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -247,9 +265,9 @@ def _contest(
     if request.model is not None:
         settings = task.settings(_sat(request), request)
     else:
-        files, _ = _files(replace(request, n=None))
+        files, _ = files_of(replace(request, n=None))
     asked = task.choose(open_sources(request.data, request.split), request, size)
-    if files and (len(files) != len(asked) or not _matching(files)):
+    if files and (len(files) != len(asked) or not matching(files)):
         raise DatasetError(
             f"{request.images} holds {len(files)} images; {len(asked)} are asked for, 000000.png and so on. "
             "Take the inputs, and their names, of --cases with the same options."
@@ -261,7 +279,7 @@ def _contest(
     scoring = _Scoring(task, request, asked, made, tuple(names))
     scores = work.complete("scores", [made_by, said["hash"]], -(-len(asked) // UNIT), scoring)
     section = contest.measure(task, request, asked, made, scores, names)
-    written = report.write(folder, said, made_by, asked.cases, [section], matched=True)
+    written = report.write(folder, said, made_by, asked.cases, [section, *beside], matched=True)
     shutil.rmtree(folder / PARTS)
     return written
 
@@ -279,7 +297,9 @@ def cases(request: EvaluateRequest) -> Cases:
         task.conditions(request, request.size or SIZE)
         return task.choose(open_sources(request.data, request.split), request, request.size or SIZE)
     size = request.size or min(_sat(request).config.defaults.size)
-    return choose(open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed)[0]
+    return choose(
+        open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed, fit=request.fit
+    )[0]
 
 
 def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int:
@@ -326,12 +346,13 @@ def _images(
     asked: Cases,
     files: tuple[Path, ...],
     unit: int,
+    folder: str = "images",
 ) -> tuple[Kept, dict[str, Any]]:
     """The images that are judged, so many a unit, and what made them."""
     if settings is None:
         identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        reading = _Reading(files, asked.size, unit)
-        return work.complete("images", identity, -(-len(files) // unit), reading), {
+        reading = Reading(files, asked.size, unit)
+        return work.complete(folder, identity, -(-len(files) // unit), reading), {
             "images": str(request.images)
         }
     sat = _sat(request)
@@ -343,14 +364,15 @@ def _images(
         "device": sat.device.type,
         **({"control": request.control} if isinstance(task, Paired) else {}),
     }
-    given = [request.factor, request.samples, request.consistency]
-    identity = [made_by, request.task, asked.digest, asked.size, repr(settings), given]
+    given = [request.factor, request.samples, request.consistency, request.schedule]
+    identity = [made_by, request.task, asked.digest, asked.size, asked.fit, repr(settings), given]
     making = _Making(task, request, asked, unit)
-    return work.complete("images", identity, -(-len(asked) // unit), making), made_by
+    return work.complete(folder, identity, -(-len(asked) // unit), making), made_by
 
 
 def _sat(request: EvaluateRequest) -> DiffusionSat:
-    return _model(str(request.model), request.device, request.precision)
+    sat = _model(str(request.model), request.device, request.precision)
+    return solving.scheduled(sat, request.schedule)
 
 
 def _check(request: EvaluateRequest) -> None:
@@ -360,6 +382,15 @@ def _check(request: EvaluateRequest) -> None:
         raise ConfigError("No data are given. Give a folder of a data set.")
     if (request.model is None) == (request.images is None):
         raise ConfigError("Give either a model or a folder of images, not both and not neither.")
+    unknown = [name for name in request.vary if name not in VARIATIONS]
+    if unknown or (request.vary and (request.task != "generate" or request.model is None)):
+        raise ConfigError(
+            f"vary is {', '.join(request.vary)}. Give some of {', '.join(VARIATIONS)}, with a model and the "
+            "task generate."
+        )
+    for name, allowed in (("fit", FITS), ("direction", DIRECTIONS)):
+        if getattr(request, name) not in allowed:
+            raise ConfigError(f"{name} is {getattr(request, name)!r}. Give one of {', '.join(allowed)}.")
     if request.trained < 0:
         raise ConfigError(f"trained is {request.trained}. Give a number of images from 0.")
     if request.n is not None and request.n < 2:
@@ -395,28 +426,6 @@ def _networks(request: EvaluateRequest) -> tuple[list[str], Probes | None]:
     return names, reader
 
 
-def _files(request: EvaluateRequest) -> tuple[tuple[Path, ...], int]:
-    """Images from elsewhere, and their side."""
-    assert request.images is not None
-    folder = request.images
-    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in _SUFFIXES) if folder.is_dir() else []
-    if len(files) < 2:
-        raise DatasetError(f"{folder} holds {len(files)} images. Give a folder of at least two.")
-    if request.n is not None and request.n != len(files):
-        raise DatasetError(
-            f"{folder} holds {len(files)} images; n is {request.n}. Leave -n out, or give as many."
-        )
-    if request.size is not None:
-        return tuple(files), request.size
-    with Image.open(files[0]) as image:
-        return tuple(files), min(image.size)
-
-
-def _matching(files: Sequence[Path]) -> bool:
-    """Whether files are named by the numbers of the cases: 000000, 000001 and so on."""
-    return [file.stem for file in files] == [f"{i:06d}" for i in range(len(files))]
-
-
 def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases | None]:
     """Training images to look for copies in, and those that probes learn from."""
     folders = [address for address in request.data if not address.endswith(".parquet")]
@@ -426,8 +435,8 @@ def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases |
         sources = open_sources(folders, "train")
     except DatasetError:
         return None, None
-    taught = every(sources, size=size, most=TAUGHT, seed=request.seed)
-    return every(sources, size=size, most=request.trained, seed=request.seed), taught
+    common: dict[str, Any] = {"size": size, "seed": request.seed, "fit": request.fit}
+    return every(sources, most=request.trained, **common), every(sources, most=TAUGHT, **common)
 
 
 def _taught(work: _Work, taught: Cases | None, names: Sequence[str]) -> list[Probes]:

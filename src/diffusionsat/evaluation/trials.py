@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from diffusionsat.data.sensors import RGB, has
 from diffusionsat.data.series import Series
 from diffusionsat.data.sources import Source
 from diffusionsat.errors import ConfigError
-from diffusionsat.evaluation.cases import MOST, Case, Cases, central, reduction
+from diffusionsat.evaluation.cases import MOST, Case, Cases, coarser, cut
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.units import digest
 from diffusionsat.metadata import Metadata
@@ -22,6 +23,8 @@ from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.restoring import Restoration
 
 WHOLE = "whole"
+SENTINEL = "sentinel"  # part in a record, beside sharper images
+DIRECTIONS = ("any", "earlier", "later")
 
 
 class Asking(Protocol):
@@ -67,13 +70,21 @@ class Given(Cases):
         picked: Source and entry of the true images, (K, 2).
         size: Side of the squares in pixels.
         counts: How many other dates are given of each, (K,).
+        fit: How images become squares.
+        direction: Of time, in which the other dates lie.
     """
 
     def __init__(
-        self, sources: Sequence[Source | Series], picked: np.ndarray, size: int, counts: np.ndarray
+        self,
+        sources: Sequence[Source | Series],
+        picked: np.ndarray,
+        size: int,
+        counts: np.ndarray,
+        fit: str = "central",
+        direction: str = "any",
     ) -> None:
-        super().__init__(sources, picked, size)
-        self.counts = counts
+        super().__init__(sources, picked, size, fit)
+        self.counts, self.direction = counts, direction
 
     @functools.cached_property
     def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride], kept
@@ -87,7 +98,7 @@ class Given(Cases):
     def dates(self, row: int) -> list[Stored]:
         """Images of the other dates that are given, the nearest in time first."""
         record, number = self.record(row)
-        return _others(record.frames, number)[: self.counts[row]]
+        return _others(record.frames, number, self.fit, self.direction)[: self.counts[row]]
 
     def frames(self, row: int) -> list[tuple[np.ndarray, Metadata]]:
         """The same, cut as the true image is: uint8 (size, size, 3), and what is true of each."""
@@ -95,13 +106,16 @@ class Given(Cases):
 
     def _square(self, stored: Stored) -> tuple[np.ndarray, Metadata]:
         pixels, known = stored.rgb(), stored.metadata
-        factor = reduction(min(pixels.shape[:2]), self.size)
+        factor = coarser(min(pixels.shape[:2]), self.size, self.fit)
         gsd = None if known.gsd is None else known.gsd * factor
-        return central(pixels, self.size, factor), known.replace(gsd=gsd)
+        return cut(pixels, self.size, self.fit), known.replace(gsd=gsd)
 
 
-def _others(frames: Sequence[Stored], number: int) -> list[Stored]:
-    """Images of other dates than the one of a frame, one a date, that show its ground in as many pixels."""
+def _others(frames: Sequence[Stored], number: int, fit: str, direction: str) -> list[Stored]:
+    """Images of other dates than the one of a frame, one a date, that show its ground, in time's direction.
+
+    In as many pixels, unless all images are squeezed to a square; a Sentinel-2 image is none of aerial ones.
+    """
     target = frames[number]
     if target.metadata.date is None:
         return []
@@ -110,16 +124,19 @@ def _others(frames: Sequence[Stored], number: int) -> list[Stored]:
         date = stored.metadata.date
         if date in (None, target.metadata.date, *found) or not has(stored.bands, RGB, stored.sensor):
             continue
-        if stored.metadata.gsd == target.metadata.gsd:
+        coarse = [frame.role == SENTINEL for frame in (stored, target)]
+        if coarse[0] != coarse[1] or (fit != "whole" and stored.metadata.gsd != target.metadata.gsd):
+            continue
+        if direction == "any" or (date < target.metadata.date) == (direction == "earlier"):
             found[date] = stored
-    return sorted(found.values(), key=lambda stored: _days_apart(stored.metadata, target.metadata))
+    return sorted(found.values(), key=lambda stored: days_apart(stored.metadata, target.metadata))
 
 
-def _days_apart(one: Metadata, other: Metadata) -> float:
-    """Days between two dates, the middle of each."""
+def days_apart(one: Metadata, other: Metadata) -> float:
+    """Days between two dates, the middle of each; infinite if one is unknown."""
     spans = (one.interval(), other.interval())
     middles = [(s[0].toordinal() + s[1].toordinal()) / 2 for s in spans if s is not None]
-    return abs(middles[0] - middles[1])
+    return abs(middles[0] - middles[1]) if len(middles) == 2 else inf
 
 
 def sequences(sources: Sequence[Source]) -> list[Source | Series]:
@@ -135,6 +152,9 @@ def choose(
     seed: int,
     counts: Callable[[int], Sequence[int]] | None = None,
     clear: bool = False,
+    fit: str = "central",
+    direction: str = "any",
+    given: str | None = None,
 ) -> Given:
     """Cases for a task that answers to true images.
 
@@ -146,6 +166,9 @@ def choose(
         counts: Of the number of other dates there are, how many are given: a case each, none if the image
             is of no use. None gives no other date.
         clear: Leave out images that are known to be more than a tenth under cloud.
+        fit: How images become squares.
+        direction: Of time, in which other dates lie: any, earlier or later.
+        given: Part in their record of images that are given, never true; None is of no record.
 
     Raises:
         ConfigError: If there are not so many.
@@ -154,31 +177,36 @@ def choose(
     rows = [
         (which, int(image))
         for which, source in enumerate(sources)
-        for image in np.flatnonzero(source.images.colour & (source.images.side >= size))
+        for image in np.flatnonzero(
+            source.images.colour & (source.images.side >= size) & (source.images.role != given)
+        )
     ]
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(rows))
     wanted, chosen = MOST if n is None else n, []
     for row in order.tolist():
         if len(chosen) == wanted:
             break
-        given: Sequence[int] = (0,)
+        wished: Sequence[int] = (0,)
         which, image = rows[row]
-        if counts is not None or clear:
+        if counts is not None or clear or given:
             frames = sources[which].record(image).frames
             number = int(sources[which].images.frame[image])
-            given = given if counts is None else counts(len(_others(frames, number)))
+            wished = wished if counts is None else counts(len(_others(frames, number, fit, direction)))
             if clear and (frames[number].metadata.cloud_cover or 0) > _CLOUDED:
-                given = ()
-        if given:
-            chosen.append((rows[row], given))
+                wished = ()
+            if given and all(frame.role != given for frame in frames):
+                wished = ()
+        if wished:
+            chosen.append((rows[row], wished))
     if len(chosen) < max(2, n or 0):
         raise ConfigError(
             f"{max(2, n or 0)} images are wanted, at least 2; the data have {len(chosen)} of {size} px and "
             "more that the task can be tried on. Give another -n or --size, or more --data."
         )
     chosen.sort()
-    picked = [place for place, given in chosen for _ in given]
-    return Given(sources, np.array(picked), size, np.array([c for _, given in chosen for c in given]))
+    picked = np.array([place for place, wished in chosen for _ in wished])
+    counted = np.array([count for _, wished in chosen for count in wished])
+    return Given(sources, picked, size, counted, fit, direction)
 
 
 _CLOUDED = 10  # percent

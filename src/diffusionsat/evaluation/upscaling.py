@@ -11,12 +11,14 @@ from torch import Tensor
 from diffusionsat.data.sources import Source
 from diffusionsat.diffusion.sensors import Sensor
 from diffusionsat.errors import ConfigError
+from diffusionsat.evaluation.cases import cut
 from diffusionsat.evaluation.paired import Paired, tensor
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.trials import (
     Given,
     Trial,
     choose,
+    days_apart,
     framed,
     generator,
     plain,
@@ -28,7 +30,7 @@ from diffusionsat.tasks.inputs import Subject
 from diffusionsat.tasks.measuring import Measurement
 from diffusionsat.tasks.upscale import CONSISTENCY, UpscaleRequest
 
-BICUBIC, COLOUR = "bicubic", "mean colour"
+BICUBIC, COLOUR, COPY = "bicubic", "mean colour", "copy of the nearest date"
 FACTORS = range(2, 11)
 _BORDER = 16  # pixels that opensr-test leaves out at each side, of images that are large enough
 
@@ -37,11 +39,25 @@ class Upscale(Paired):
     """See `Paired`."""
 
     verb = "given, bicubic, made sharp, true"
-    baselines = (BICUBIC, COLOUR)
+    baselines = (BICUBIC, COLOUR, COPY)
 
     def choose(self, sources: Sequence[Source], request: EvaluateRequest, size: int) -> Given:
-        """Any images."""
-        return choose(sources, n=request.n, size=size, seed=request.seed)
+        """Any images; if sharp ones of other dates, or images to be given, are asked for, those with them."""
+        wanted = request.references
+
+        def count(there: int) -> list[int]:
+            return [wanted] if there >= wanted else []
+
+        return choose(
+            sources,
+            n=request.n,
+            size=size,
+            seed=request.seed,
+            counts=count if wanted else None,
+            fit=request.fit,
+            direction=request.direction,
+            given=request.given,
+        )
 
     def conditions(self, request: EvaluateRequest, size: int) -> dict[str, Any]:
         """Factor, sensor and way of the measurement."""
@@ -53,32 +69,38 @@ class Upscale(Paired):
             )
         if request.consistency not in CONSISTENCY:
             raise ConfigError(f"consistency is {request.consistency!r}. Give {', '.join(CONSISTENCY)}.")
+        sensor = "unknown: modulation 0.3, signal to noise 100 at 0.2; 8 bit"
         return {
             "factor": factor,
             "samples": request.samples,
             "consistency": request.consistency,
-            "sensor": "unknown: modulation 0.3, signal to noise 100 at 0.2; 8 bit",
+            "sensor": sensor if request.given is None else f"the record's {request.given}, in its colours",
             "border": _border(size, factor),
+            "references": f"{request.references} of {request.direction} time",
         }
 
     def trial(self, request: EvaluateRequest, asked: Given, row: int) -> Trial:
-        """The image as the sensor sees it, with noise."""
+        """The image as the sensor sees it, with noise; or what the record has of a coarser one."""
         (case,), (truth,) = asked.part(range(row, row + 1)), asked.pixels(range(row, row + 1))
-        seen = _seen(truth, request.factor, generator(request, row))
         gsd = None if case.metadata.gsd is None else case.metadata.gsd * request.factor
-        coarse = case.metadata.replace(gsd=gsd)
+        seen, coarse = _given(request, asked, row, case.metadata)
+        if seen is None:
+            seen = _seen(truth, request.factor, generator(request, row))
+        coarse, references = coarse.replace(gsd=gsd), asked.frames(row)
         smooth = Image.fromarray(seen).resize((asked.size, asked.size), Image.Resampling.BICUBIC)
         return Trial(
             truth=truth,
             request=UpscaleRequest(
                 frames=[framed(seen, coarse)],
+                references=[framed(*reference) for reference in references],
                 factor=request.factor,
                 consistency=request.consistency,
                 **sampled(request, case),
             ),
-            baselines={BICUBIC: np.asarray(smooth), COLOUR: plain(seen.mean((0, 1)), asked.size)},
+            baselines={BICUBIC: np.asarray(smooth), COLOUR: plain(seen.mean((0, 1)), asked.size)}
+            | ({COPY: references[0][0]} if references else {}),
             parts={},
-            given=[(seen, coarse)],
+            given=[(seen, coarse), *references],
         )
 
     def more(self, request: EvaluateRequest, image: Tensor, trials: Sequence[Trial]) -> dict[str, Tensor]:
@@ -132,6 +154,18 @@ def _sensor(seen: np.ndarray, factor: int) -> Sensor:
         frame=subject.frame, colours=subject.colours, radiometry=subject.radiometry, factor=factor
     )
     return measurement.sensor(len(seen) * factor, seen.shape[1] * factor)
+
+
+def _given(
+    request: EvaluateRequest, asked: Given, row: int, true: Metadata
+) -> tuple[np.ndarray | None, Metadata]:
+    """The coarse image of a case's record that is nearest in time, uint8 (h, w, 3), if one is to be given."""
+    if request.given is None:
+        return None, true
+    record, number = asked.record(row)
+    coarse = [frame for frame in record.frames if frame.role == request.given]
+    nearest = min(coarse, key=lambda frame: days_apart(frame.metadata, record.frames[number].metadata))
+    return cut(nearest.rgb(), asked.size // request.factor, asked.fit), nearest.metadata
 
 
 def _seen(truth: np.ndarray, factor: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,7 @@ from diffusionsat.evaluation.section import Line, Section
 from diffusionsat.metrics.bootstrap import bootstrap
 
 LEAST = 20  # images with a label of one set
+LEARNED = 10_000  # images that a classifier learns from, and is tried on, at most
 SHARES = (0.01, 0.1, 1.0)  # of the real images that a classifier learns from
 
 
@@ -72,8 +73,8 @@ def usefulness(evidence: Evidence) -> Section:
         if network.name in own:
             continue
         for source in sorted({c.source for c in asked}):
-            rows = np.array([i for i, c in enumerate(asked) if c.source == source and c.label])
-            test = np.array([i for i, c in enumerate(others) if c.source == source and c.label])
+            rows = np.array([i for i, c in enumerate(asked) if c.source == source and c.label][:LEARNED])
+            test = np.array([i for i, c in enumerate(others) if c.source == source and c.label][:LEARNED])
             if min(len(rows), len(test)) < LEAST or len({asked[i].label for i in rows}) < 2:
                 continue
             labels, truth = (np.array([c[i].label for i in r]) for c, r in ((asked, rows), (others, test)))

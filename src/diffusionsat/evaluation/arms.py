@@ -1,0 +1,79 @@
+"""Arms: the cases of an evaluation asked for in another way, each image with the noise that it had before."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from diffusionsat.evaluation.cases import Case, Cases
+from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.units import digest
+from diffusionsat.metadata import Metadata
+from diffusionsat.metrics.checks import check_features
+from diffusionsat.metrics.distributions import ROWS
+
+
+class Told(Cases):
+    """Cases that are told other metadata than what is true of them.
+
+    Args:
+        cases: The cases.
+        metadata: What each is told; fewer than there are cases are those of the first.
+    """
+
+    def __init__(self, cases: Cases, metadata: Sequence[Metadata]) -> None:
+        super().__init__(cases.sources, cases.picked[: len(metadata)], cases.size, cases.fit)
+        self.metadata = tuple(metadata)
+
+    @property
+    def cases(self) -> list[Case]:
+        """All of them."""
+        return self._told(super().cases, 0)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that they say and show, and of what they are told."""
+        return digest([super().digest, [known.to_dict() for known in self.metadata]])
+
+    def part(self, rows: range) -> list[Case]:
+        """Some of them."""
+        return self._told(super().part(rows), rows.start)
+
+    def _told(self, cases: Sequence[Case], first: int) -> list[Case]:
+        return [replace(case, metadata=self.metadata[first + i]) for i, case in enumerate(cases)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arm:
+    """One other way to ask.
+
+    Args:
+        request: How is sampled.
+        asked: What is asked for.
+        about: What lines of the report say of it; sweeps find their own arms by it.
+    """
+
+    request: EvaluateRequest
+    asked: Cases
+    about: Mapping[str, Any]
+
+
+def moved(features: Tensor, before: Tensor) -> float:
+    """How far images move, beside how far apart images of different cases are.
+
+    Mean Euclidean distance of each image to the one of its case before, divided by that of the images before
+    to the next case's. 0: nothing changes; 1: as much as from case to case. Source: the project's definition.
+
+    Args:
+        features: Of the images, (N, D).
+        before: Of those that they are compared with, (N, D), in the same order.
+    """
+    check_features(features, before)
+    apart = _distance(before.roll(1, 0), before)
+    return _distance(features, before) / apart if apart else 0.0
+
+
+def _distance(features: Tensor, others: Tensor) -> float:
+    pairs = zip(features.split(ROWS), others.split(ROWS), strict=True)
+    return sum(float((a.double() - b.double()).norm(dim=1).sum()) for a, b in pairs)

@@ -1,0 +1,154 @@
+"""The model as a backbone: linear probes on its features, beside networks that were made to be backbones.
+
+Softmax regression learns from 1, 10 and 100 % of the labels of training rows and is tried on test rows. The
+strength of its penalty is chosen on the held-out tenth of the training places.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusionsat.data.parquet import Sample
+from diffusionsat.errors import DatasetError
+from diffusionsat.evaluation import figures
+from diffusionsat.evaluation.features import FeatureNetwork
+from diffusionsat.evaluation.probes import fit_classifier
+from diffusionsat.evaluation.sampling import centrals, rows
+from diffusionsat.evaluation.section import Line, Section
+from diffusionsat.evaluation.units import Arrays, complete, digest
+from diffusionsat.metadata import Metadata
+from diffusionsat.metrics.bootstrap import bootstrap
+from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.features import Extractor, FeaturesRequest, block_names
+
+SOURCES = ("eurosat_rgb", "uc_merced")
+SIGMAS = (0.05, 0.25, 1.0)
+SHARES = (0.01, 0.1, 1.0)
+DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
+UNIT = 64  # images that are looked at together
+Look = Callable[
+    [np.ndarray, Sequence[int]], dict[str, Tensor]
+]  # images and their numbers to features by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is probed on.
+
+    Args:
+        data: Folder with one folder a data set.
+        n: The most training rows, and the most test rows, of each data set.
+        size: Side of the images in pixels.
+        seed: Of the choice of rows, of the noise and of the labels that are kept.
+        sources: Names of the data sets, with labels.
+    """
+
+    data: Path
+    n: int
+    size: int = 64
+    seed: int = 0
+    sources: tuple[str, ...] = SOURCES
+
+
+def of_model(sat: DiffusionSat, seed: int) -> Look:
+    """Pooled features of every part of the denoising network at several noise levels; nothing is told."""
+    request = FeaturesRequest(sigma=SIGMAS, blocks=tuple(block_names(sat)), seed=seed)
+    extractor = Extractor(sat, request)
+
+    def look(pixels: np.ndarray, numbers: Sequence[int]) -> dict[str, Tensor]:
+        count = len(pixels)
+        maps = extractor(pixels, [""] * count, [Metadata()] * count, numbers)
+        return {name: torch.from_numpy(x.mean((2, 3), dtype=np.float64)).float() for name, x in maps.items()}
+
+    return look
+
+
+def of_network(network: FeatureNetwork) -> Look:
+    """Features of a network."""
+    return lambda pixels, _: {network.name: network(pixels)}
+
+
+def measure(
+    looks: Sequence[Look], plan: Plan, folder: Path, told: Callable[[str, int, int], None] | None = None
+) -> Section:
+    """How well each feature tells the classes of test rows; one line a feature and share of the labels.
+
+    Args:
+        looks: What takes features; see `of_model` and `of_network`.
+        plan: What is probed on.
+        folder: Where features are kept, so that a run that was stopped goes on.
+        told: Called with what is done, units done and units in all.
+
+    Raises:
+        DatasetError: If a data set is absent or has no labels, or the folder is of another plan.
+    """
+    lines: list[Line] = []
+    for source in plan.sources:
+        train, test = (
+            rows(plan.data, source, split=s, count=plan.n, seed=plan.seed) for s in ("train", "test")
+        )
+        if not all(sample.label for sample in (*train, *test)):
+            raise DatasetError(f"{source} has rows without a label. Give a data set of classes.")
+        seen = [
+            _seen(looks, split, plan, folder / source / name, told)
+            for name, split in (("train", train), ("test", test))
+        ]
+        lines += _lines(source, train, test, *seen, seed=plan.seed)
+    return Section({"linear probes": lines}, files={"probes.png": figures.probes(lines)})
+
+
+def _seen(
+    looks: Sequence[Look],
+    samples: Sequence[Sample],
+    plan: Plan,
+    folder: Path,
+    told: Callable[[str, int, int], None] | None,
+) -> dict[str, Tensor]:
+    """Features of some rows, (N, D) by name."""
+
+    def compute(unit: int) -> Arrays:
+        numbers = range(unit * UNIT, min((unit + 1) * UNIT, len(samples)))
+        pixels, _ = centrals([samples[i] for i in numbers], plan.size)
+        return {name: x.numpy() for look in looks for name, x in look(pixels, numbers).items()}
+
+    identity = [digest([s.key for s in samples]), plan.size, plan.seed, len(looks)]
+    kept = complete(folder, identity, -(-len(samples) // UNIT), compute, threads=None, on_unit=told)
+    return {name: torch.from_numpy(kept.whole(name)) for name in kept.names()}
+
+
+def _lines(
+    source: str,
+    train: Sequence[Sample],
+    test: Sequence[Sample],
+    learned: dict[str, Tensor],
+    tried: dict[str, Tensor],
+    *,
+    seed: int,
+) -> list[Line]:
+    labels, truth = (np.array([sample.label for sample in split]) for split in (train, test))
+    places = [s.key if s.metadata.lon is None else str((s.metadata.lon, s.metadata.lat)) for s in test]
+    held_out = np.array([sample.held_out for sample in train])
+    order = np.random.Generator(np.random.Philox(seed)).permutation(np.flatnonzero(~held_out))
+    lines: list[Line] = []
+    for name, features in learned.items():
+        block, _, sigma = name.partition("@")
+        for share in SHARES:
+            some = np.sort(order[: round(share * len(order))])
+            if len(set(labels[some])) < 2:
+                continue
+            scores = {}
+            for decay in DECAYS:
+                fitted = fit_classifier(features[some], labels[some], decay=decay)
+                scores[decay] = (fitted(features[held_out]) == labels[held_out]).mean()
+            decay = max(scores, key=lambda d: scores[d])
+            right = fit_classifier(features[some], labels[some], decay=decay)(tried[name]) == truth
+            line: Line = {"labels": source, "features": block, "sigma": sigma, "share": f"{share:.0%}"}
+            line |= {"n_labels": len(some), "n": len(test), "width": features.shape[1]}
+            lines.append(
+                line | {"read": asdict(bootstrap(lambda r, x=right: float(x[r].mean()), places, count=200))}
+            )
+    return lines

@@ -1,0 +1,43 @@
+"""The whole report by its script: parts are done once, and the page says what they found."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusionsat.evaluation import run
+
+pytest.importorskip("matplotlib", reason="the extra [eval] is not installed")
+SCRIPT = Path(__file__).parents[2] / "scripts/report.py"
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_a_part_is_measured_once_and_stands_on_the_page(data, steered_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "NETWORKS", {})
+    for name in ("images", "reference"):
+        (tmp_path / "docs" / name).mkdir(parents=True)
+    words = ["--data", data, "--model", steered_folder, "--n", 3, "--size", 32, "--device", "cpu"]
+    words += ["--docs", tmp_path / "docs", "-o", tmp_path / "out", "--only"]
+    call(monkeypatch, *words, "upscale", "audit")
+    said = capsys.readouterr().out
+    assert "over bicubic" in said
+    assert "**Audit**" in said
+    page = (tmp_path / "docs/reference/measured.md").read_text()
+    found = json.loads((tmp_path / "out/upscale/report.json").read_text())
+    assert f"Protocol `{found['protocol']['hash'][:16]}`" in page
+    assert "![upscale, sheet](../images/measured-upscale-sheet.png)" in page
+    assert (tmp_path / "docs/images/measured-upscale-sheet.png").stat().st_size < 300_000
+    assert all(line in page for line in said.splitlines())
+    monkeypatch.setattr(run, "evaluate", None)  # nothing is left to be done
+    call(monkeypatch, *words, "upscale", "audit")
+    assert (tmp_path / "docs/reference/measured.md").read_text() == page
+    found["made_by"]["model_hash"] = "0"
+    (tmp_path / "out/upscale/report.json").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match="of another model"):
+        call(monkeypatch, *words, "upscale")
