@@ -2,7 +2,8 @@
 
     python docs/rasters/make.py DATA
 
-Sentinel-2: DATA/rasters/s2_12bands_webmercator.tif. NAIP: the first test row of DATA/naip_california_cities.
+Sentinel-2: a test row of DATA/s2_multires, on the sensor's own grid. NAIP: the first test row of
+DATA/naip_california_cities.
 """
 
 import io
@@ -15,6 +16,7 @@ import pyarrow.parquet as parquet
 import rasterio
 from affine import Affine
 from PIL import Image
+from rasterio.io import MemoryFile
 from rasterio.warp import transform_geom
 from rasterio.windows import Window
 
@@ -25,10 +27,11 @@ SIDE = 128
 
 def sentinel(data: Path) -> None:
     """64 pixels square of the four 10 m bands, a corner of them without data."""
-    with rasterio.open(data / "rasters/s2_12bands_webmercator.tif") as file:
-        window = Window(60, 40, 64, 64)
-        values = file.read([2, 3, 4, 8], window=window)
-        place = {"crs": file.crs, "transform": file.window_transform(window)}
+    rows = parquet.read_table(data / "s2_multires/test.parquet").to_pylist()
+    row = next(row for row in rows if row["key"] == "sen12mscr_ms_ROIs1868_summer_100_p500")
+    window = Window(70, 120, 64, 64)
+    with MemoryFile(row["frames"][0]["image"]) as memory, memory.open() as file:
+        values = file.read([3, 2, 1, 4], window=window)
     values[:, :12, :16] = 0
     profile = {
         "driver": "GTiff",
@@ -37,11 +40,13 @@ def sentinel(data: Path) -> None:
         "count": 4,
         "compress": "deflate",
         "predictor": 2,
+        "crs": row["crs"],
+        "transform": Affine(*row["transform"]) @ Affine.translation(window.col_off, window.row_off),
     }
-    with rasterio.open(HERE / "s2.tif", "w", width=64, height=64, **profile, **place) as file:
+    with rasterio.open(HERE / "s2.tif", "w", width=64, height=64, **profile) as file:
         file.write(values)
         file.descriptions = BANDS
-        file.update_tags(ACQUISITIONDATETIME="2020-09-15")
+        file.update_tags(ACQUISITIONDATETIME="2018")
 
 
 def naip(data: Path) -> None:

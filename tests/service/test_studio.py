@@ -315,7 +315,7 @@ class TestChange:
         job = page.finished()
         assert job["inputs"] == {
             "prompt": "", "seed": 7, "samples": 2, "frames": ["upload:0000000000000001"], "factor": 3,
-            "consistency": "hard",
+            "consistency": "soft",
         }  # fmt: skip
         layers = [
             i.get_attribute("value") for i in page.driver.find_elements(By.CSS_SELECTOR, "#layers input")

@@ -23,8 +23,8 @@ Examples:
 )
 @click.option(
     "--consistency",
-    type=click.Choice(["hard", "soft", "off"]),
-    default="hard",
+    type=click.Choice(["soft", "hard", "off"]),
+    default="soft",
     show_default=True,
     help="How far the result, seen through the sensor, is the input.",
 )
@@ -60,8 +60,8 @@ def command(
     """
     rasters.check_output(output, given["overwrite"])
     found = _searched(stac, given["lnglat"], search) if stac else []
-    frames = [*rasters.frames(sources, given["bands"]), *found]
-    sharp = rasters.frames(references, None)
+    frames = [*rasters.frames(sources, given["bands"], given["tile"]), *found]
+    sharp = rasters.frames(references, None, given["tile"])
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.inputs import files_of

@@ -29,6 +29,7 @@ from diffusionsat.tasks.views import view_of
 
 CONSISTENCY = ("off", "soft", "hard")
 _SPREAD = 0.25  # standard deviation of light within images, about
+_LEFT = 0.04  # of light: how far what was generated is off where it was measured, about
 _TURNS, _ENOUGH = 40, 1e-3  # of light
 _REACH = 4  # coarse pixels around a block that its inverse looks at
 
@@ -43,8 +44,8 @@ class UpscaleRequest(SamplingRequest):
         factor: Pixels that come of one along each side, 2 to 10.
         references: Sharp images of other dates.
         metadata: What is known better than the files say; None is what they say.
-        consistency: ``"hard"``: seen through the sensor the result is the input; ``"soft"``: it is up to the
-            sensor's noise; ``"off"``.
+        consistency: ``"soft"``: seen through the sensor the result is the input up to the sensor's noise;
+            ``"hard"``: it is the input exactly, its noise made sharp too; ``"off"``.
         samples: Images that are made; the result is their mean.
         all_bands: Also write the other bands, resampled and not generated.
         control: Name of a ControlNet; None is the model's for this job, ``""`` is none.
@@ -54,7 +55,7 @@ class UpscaleRequest(SamplingRequest):
     factor: int = 4
     references: Sequence[Source] = ()
     metadata: Metadata | None = None
-    consistency: str = "hard"
+    consistency: str = "soft"
     samples: int = 1
     all_bands: bool = False
     control: str | None = None
@@ -185,14 +186,16 @@ class Upscale(Restoration):
         return y[None], valid[None], self.measurement.sensor(len(rows), len(columns))
 
     def finish(self, light: np.ndarray, rows: range, columns: range) -> np.ndarray:
-        """Light that explains the measurement exactly, if it is to."""
-        if self.consistency != "hard":
+        """Light that explains the measurement, exactly or up to its noise, if it is to."""
+        if self.consistency == "off":
             return light
         y, valid, sensor = self.measured_in(rows, columns)
+        noise = sensor.variance(y.mean((0, 2, 3), keepdim=True))[0] / _LEFT**2
+        allowed = noise if self.consistency == "soft" else None
         low, high = (torch.from_numpy(side) for side in self.output.limits())
         found = torch.from_numpy(light)
         for _ in range(_TURNS):  # projections by turns onto what explains and onto what can be stored
-            found = respect(found, y, valid, sensor)
+            found = respect(found, y, valid, sensor, allowed)
             beyond = ((low - found).clamp_min(0) + (found - high).clamp_min(0)).max()
             if beyond < _ENOUGH:
                 break
