@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack, overload
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusionsat.checkpoints.facts import Facts, read_facts
 from diffusionsat.checkpoints.opening import Opened, open_checkpoint
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.diffusion.denoisers import Denoiser, denoiser
@@ -126,6 +127,15 @@ class DiffusionSat:
                 "This model lies in no folder, so that other processes cannot open it. Save it first."
             )
         return _reopened, (self.address, self.device.type, self.precision, self.checkpoint)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known of the weights: what they have learnt from, and calibrations.
+
+        Raises:
+            CheckpointError: If the checkpoint's ``facts.json`` is damaged.
+        """
+        return Facts() if self.address is None else read_facts(Path(self.address.path))
 
     @property
     def multiple(self) -> int:

@@ -156,6 +156,26 @@ def test_what_is_no_product(tmp_path):
     next(root.rglob("*_B05_20m.jp2")).write_bytes(b"no image")
     with pytest.raises(RasterError, match=r"B05_20m\.jp2 cannot be read as a raster"):
         open_frame(root)
-    shutil.copytree(root / TILE, root / "GRANULE" / "L2A_T32TLS")
-    with pytest.raises(RasterError, match=r"the tiles L2A_T32TLR.*, L2A_T32TLS"):
-        open_frame(root)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_one_of_several_tiles_is_named(tmp_path, form):
+    root, _ = product(tmp_path)
+    other = root / "GRANULE/L2A_T32TLS_A033178_20230714T103630"
+    shutil.copytree(root / TILE, other)
+    for path in list(other.rglob("*.jp2")):
+        path.rename(path.with_name(path.name.replace("T32TLR", "T32TLS")))
+    image(next(other.rglob("*_B02_10m.jp2")), 10, seed=99)
+    path = root if form == "folder" else zipped(root)
+    with pytest.raises(RasterError, match=r"several tiles; its tiles are L2A_T32TLR.*, L2A_T32TLS.*--tile"):
+        open_frame(path)
+    with pytest.raises(RasterError, match="0 tiles 'T31TXX'"):
+        open_frame(path, tile="T31TXX")
+    whole = range(120), range(120)
+    first, second = (open_frame(path, tile=tile) for tile in ("T32TLR", "t32tls"))
+    assert first.raster.bands == second.raster.bands
+    place = first.raster.bands.index("B02")
+    one, two = (frame.raster.read(*whole)[0] for frame in (first, second))
+    assert not np.array_equal(one[place], two[place])
+    assert np.array_equal(np.delete(one, place, 0), np.delete(two, place, 0))
+    assert second.metadata.cloud_cover == 12.5

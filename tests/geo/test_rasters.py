@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pyproj import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from diffusionsat import RasterError
@@ -242,6 +243,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, change):
         path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(RasterError, match=r"a\.tif (cannot be read: No such file|has changed while)"):
         raster.read(range(300, 310), range(600))
+    with pytest.raises(RasterError, match=r"a\.tif (cannot be read: No such file|has changed while)"):
+        raster.digest()
 
 
 def test_what_is_no_raster(tmp_path):
@@ -263,6 +266,38 @@ def test_what_is_no_raster(tmp_path):
         ArrayRaster(np.ones((1, 2, 2)), ["a", "b"])
     with pytest.raises(RasterError, match="bool"):
         ArrayRaster(np.ones((1, 2, 2), bool), ["a"])
+
+
+def vrt(of):
+    band = f'<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>{of}</SourceFilename>'
+    inner = f"{band}<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+    return f'<VRTDataset rasterXSize="2" rasterYSize="2">{inner}</VRTDataset>'.encode()
+
+
+def test_only_what_is_called_a_vrt_names_other_files(tmp_path):
+    of = write(tmp_path / "a.tif", np.full((1, 2, 2), 7, np.uint8))
+    (tmp_path / "a.vrt").write_bytes(vrt(of))
+    assert (everything(open_raster(tmp_path / "a.vrt"))[0] == 7).all()
+    (tmp_path / "b.tif").write_bytes(vrt(of))
+    with pytest.raises(RasterError, match=r"b\.tif is a VRT, which names other files.*Call it \.vrt"):
+        open_raster(tmp_path / "b.tif")
+    for name, first in (("c.jpg", b"\xff\xd8\xff\xe0"), ("d.png", b"\x89PNG\r\n\x1a\n")):
+        (tmp_path / name).write_bytes(first + vrt(of))
+        with pytest.warns(NotGeoreferencedWarning), rasterio.open(tmp_path / name) as file:
+            assert file.driver == "VRT"  # as GDAL takes it, if it may
+        with pytest.raises(RasterError, match=rf"{name} cannot be read as a raster"):
+            open_raster(tmp_path / name)
+
+
+def test_a_file_of_overviews_that_a_raster_names_is_not_opened(tmp_path):
+    path, other = (write(tmp_path / f"{n}.tif", np.full((1, 64, 64), 7, np.uint8)) for n in "ab")
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(other))
+    raster = open_raster(path)
+    everything(raster)
+    opened = {os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")}
+    assert str(path.resolve()) in opened
+    assert str(other.resolve()) not in opened
 
 
 def test_open_datasets_of_files_and_of_memory(tmp_path):

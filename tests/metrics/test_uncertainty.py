@@ -151,6 +151,36 @@ def test_conformal_interval_covers_new_rows_of_a_wrong_model():
     assert np.mean(covered) == pytest.approx(18 / 20, abs=0.015)
 
 
+def test_conformal_quantile_of_places_by_hand():
+    """Of three places, at a half, shares that sum to 4 · 0.5 = 2 are wanted, each place's being 1 in all."""
+    places = [torch.tensor([1.0, 2, 3, 4]), torch.tensor([10.0]), torch.tensor([0.5, 5, 0.5, 5])]
+    assert conformal_quantile(places, level=0.5) == 5  # 1 of the first, 1 of the third
+    assert conformal_quantile(places, level=0.45) == 5  # 1.8: 1 and a half by 4, then 2
+    assert conformal_quantile(places, level=0.3) == 3  # 1.2: half at 0.5, then 0.75, 1, 1.25
+    assert conformal_quantile(places, level=0.75) == 10  # all three
+    with pytest.raises(ConfigError, match=r"3 scores cannot promise 0\.8\. Give at least 4"):
+        conformal_quantile(places, level=0.8)
+    with pytest.raises(ConfigError, match="no row of finite numbers"):
+        conformal_quantile([torch.ones(2), torch.zeros(0)], level=0.5)
+
+
+def test_pixels_of_new_places_are_covered_though_places_differ():
+    """Errors of a place share their size. What counts its pixels for so many rows covers too few of them."""
+    rng, covered, naive = np.random.default_rng(1), [], []
+    for _ in range(400):
+        sizes = rng.lognormal(0, 1.2, 20)
+        counts = rng.integers(5, 40, 20)
+        places = [
+            torch.from_numpy(np.abs(size * rng.standard_normal(count)))
+            for size, count in zip(sizes, counts, strict=True)
+        ]
+        *seen, new = places
+        covered.append((new <= conformal_quantile(seen, level=0.9)).double().mean())
+        naive.append((new <= conformal_quantile(torch.cat(seen), level=0.9)).double().mean())
+    assert 0.89 < np.mean(covered) < 0.9 + 1 / 20 + 0.015
+    assert np.mean(naive) < np.mean(covered) - 0.02
+
+
 BATCH = torch.zeros(2, 3, 4, 4)
 
 

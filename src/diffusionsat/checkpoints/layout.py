@@ -7,6 +7,7 @@
     control-NAME.safetensors  weights of a ControlNet; any number of them, or none
     tokenizer.json            its tokenizer
     README.md                 the model card
+    facts.json                what else is known of the weights, if anything; see `checkpoints.facts`
 
 Nothing in it is code, and nothing outside the folder is read.
 """

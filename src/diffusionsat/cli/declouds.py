@@ -51,7 +51,10 @@ def command(
     them (extra [clouds]).
     """
     rasters.check_output(output, given["overwrite"])
-    frames, others = rasters.frames([image], given["bands"]), rasters.frames(references, None)
+    frames, others = (
+        rasters.frames([image], given["bands"], given["tile"]),
+        rasters.frames(references, None, given["tile"]),
+    )
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.declouds import DecloudsRequest

@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Change IMAGE by the words of PROMPT, and by another date or cloud cover."""
     rasters.check_output(output, given["overwrite"])
-    frames = rasters.frames([image], given["bands"])
+    frames = rasters.frames([image], given["bands"], given["tile"])
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.edit import EditRequest

@@ -45,7 +45,10 @@ def command(
     bit, but for a rim of --feather pixels.
     """
     rasters.check_output(output, given["overwrite"])
-    frames, others = rasters.frames([image], given["bands"]), rasters.frames(references, None)
+    frames, others = (
+        rasters.frames([image], given["bands"], given["tile"]),
+        rasters.frames(references, None, given["tile"]),
+    )
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.inpaint import InpaintRequest

@@ -48,7 +48,7 @@ def command(
         raise ConfigError("predict wants --date D for one image, or --dates for a series. Give one of them.")
     wanted = [date] if date else options.parse_values(f"date={dates}")[1]
     paths = _paths(output, wanted, series=dates is not None, overwrite=given["overwrite"])
-    frames = rasters.frames(sources, given["bands"])
+    frames = rasters.frames(sources, given["bands"], given["tile"])
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.animation import animate, picture

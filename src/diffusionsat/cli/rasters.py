@@ -13,8 +13,9 @@ from diffusionsat.errors import RasterError
 
 
 def about(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what files do not: place, gsd, cloud cover and bands."""
+    """Add the options that say what files do not: place, gsd, cloud cover, bands and tile."""
     for option in (
+        click.option("--tile", metavar="T32TLR", help="Tile of a Sentinel-2 product that has several."),
         click.option("--bands", metavar="A,B,…", help="Names of the input's bands, where it has none."),
         click.option("--cloud", type=float, metavar="P", help="Cloud cover of the result in percent."),
         click.option("--gsd", type=float, metavar="G", help="Metres per pixel, likewise."),
@@ -67,7 +68,7 @@ def work(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def frames(sources: Sequence[str], bands: str | None) -> list[Any]:
+def frames(sources: Sequence[str], bands: str | None, tile: str | None = None) -> list[Any]:
     """Frames of FILE or FILE@DATE.
 
     Raises:
@@ -80,7 +81,8 @@ def frames(sources: Sequence[str], bands: str | None) -> list[Any]:
     for source in sources:
         path, at, date = source.rpartition("@")
         dated = bool(at) and not Path(source).exists()
-        opened.append(open_frame(path if dated else source, bands=names, date=date if dated else None))
+        said = {"bands": names, "tile": tile, "date": date if dated else None}
+        opened.append(open_frame(path if dated else source, **said))
     return opened
 
 

@@ -77,6 +77,7 @@ def open_frame(
     bands: Sequence[str] | None = None,
     sensor: str | None = None,
     scaling: Scaling | float | None = None,
+    tile: str | None = None,
     **known: Any,
 ) -> Frame:
     """A frame of a path, a URL, an open rasterio dataset, a `Raster`, an array (bands, H, W), or a frame.
@@ -91,6 +92,7 @@ def open_frame(
         bands: Names of all bands in order (numbers, common names or wavelengths), or of those to take.
         sensor: A key of `SENSORS`, where neither the file nor its name tells.
         scaling: From stored numbers to reflectance, or the gain alone.
+        tile: Which tile of a Sentinel-2 product that has several, as in ``T32TLR``; of nothing else.
         **known: Fields of `Metadata` that are known better: lon, lat, gsd, cloud_cover, date; None is what
             the file says.
 
@@ -104,7 +106,7 @@ def open_frame(
         scaling = Scaling(gain=float(scaling))
     better = {name: value for name, value in known.items() if value is not None}
     if isinstance(source, (str, Path)) and is_safe(Path(source)):
-        source = _of_product(Path(source))
+        source = _of_product(Path(source), tile)
     if isinstance(source, Frame):
         raster = source.raster if bands is None else _named(source.raster, bands)
         frame = replace(
@@ -115,8 +117,8 @@ def open_frame(
     return replace(frame, metadata=frame.metadata.replace(**better))
 
 
-def _of_product(path: Path) -> Frame:
-    product = read_safe(path)
+def _of_product(path: Path, tile: str | None) -> Frame:
+    product = read_safe(path, tile)
     raster = _measured(product.raster, "sentinel-2", product.scaling)
     metadata = _metadata(raster, [product.known])
     return Frame(raster=raster, metadata=metadata, sensor="sentinel-2", scaling=product.scaling)
@@ -153,7 +155,7 @@ def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scal
     if not any(found):
         raise RasterError(
             f"{raster.name} has the bands {', '.join(raster.bands)}, none of which is known. Name all with "
-            f"bands=: {', '.join(band.name for band in SENSORS[sensor or 'sentinel-2'])}, "
+            f"bands=, or --bands: {', '.join(band.name for band in SENSORS[sensor or 'sentinel-2'])}, "
             "red, green, blue, nir …, or wavelengths in nm."
         )
     date = product and product.date

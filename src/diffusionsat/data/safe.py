@@ -42,27 +42,29 @@ def is_safe(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def read_safe(path: Path) -> Safe:
+def read_safe(path: Path, tile: str | None = None) -> Safe:
     """A product of level 1C or 2A.
 
     Bands are those that are there, each at its finest resolution. The offset is that of the metadata, or
     of the processing baseline in the name.
 
+    Args:
+        path: Its folder, or the zip of it.
+        tile: Which of its tiles, as in ``T32TLR``; needed if there are several.
+
     Raises:
-        RasterError: If it is no product, is incomplete or holds several tiles.
+        RasterError: If it is no product, is incomplete, or has not exactly one such tile.
     """
-    files = _files(path)
+    files = _of_tile(path, _files(path), tile)
     images: dict[str, str] = {}
     for name in sorted(files, key=_metres):
         match = _BAND.search(name)
         if match and "IMG_DATA" in name and match[1] not in images:
             images[match[1]] = name
-    tiles = {match[1] for name in files if _BAND.search(name) and (match := _TILE.search(name))}
     bands = [band for band in _BANDS if band in images]
-    if not bands or bands == ["SCL"] or len(tiles) > 1:
-        held = f"the tiles {', '.join(sorted(tiles))}" if len(tiles) > 1 else "no image of a band"
+    if not bands or bands == ["SCL"]:
         raise RasterError(
-            f"{path} holds {held}. Give a Sentinel-2 product of one tile: its .SAFE folder, or the zip of it."
+            f"{path} holds no image of a band. Give a Sentinel-2 product: its .SAFE folder, or the zip of it."
         )
     archive = path.resolve() if path.is_file() else None
     parts = [
@@ -83,6 +85,24 @@ def _files(path: Path) -> list[str]:
             return sorted(archive.namelist())
     except (OSError, zipfile.BadZipFile) as error:
         raise RasterError(f"{path} cannot be read: {error}.") from None
+
+
+def _of_tile(path: Path, files: list[str], wanted: str | None) -> list[str]:
+    """The files of one tile, and those of the whole product.
+
+    Raises:
+        RasterError: If there are several, or none, of those that are wanted.
+    """
+    tiles = sorted({match[1] for name in files if _BAND.search(name) and (match := _TILE.search(name))})
+    fitting = [tile for tile in tiles if wanted is None or wanted.upper() in tile.upper()]
+    if len(fitting) == 1 or (wanted is None and not tiles):
+        others = set(tiles) - set(fitting)
+        return [name for name in files if (match := _TILE.search(name)) is None or match[1] not in others]
+    which = "several tiles" if wanted is None else f"{len(fitting)} tiles {wanted!r}"
+    raise RasterError(
+        f"{path} holds {which}; its tiles are {', '.join(tiles) or 'none'}. Name one with tile= or --tile: a "
+        "part of its name that no other has."
+    )
 
 
 def _metres(name: str) -> tuple[str, str]:

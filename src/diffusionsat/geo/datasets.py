@@ -1,6 +1,7 @@
 """What an open rasterio dataset tells before its pixels are read: its bands, their kind, and their place."""
 
 import json
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,45 @@ from pyproj.exceptions import CRSError
 from diffusionsat.errors import RasterError
 
 RGB = ("red", "green", "blue")
+_FIRST = {  # bytes of a file, and the driver of GDAL that reads it
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",
+    b"MM\0+": "GTiff",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JP2OpenJPEG",
+}
+_SUFFIXES = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"} | {
+    ".jp2": "JP2OpenJPEG"
+}
+_HEAD = 4096  # bytes in which GDAL looks for what a text is
+
+
+def driver_of(path: str) -> str | None:
+    """The only driver of GDAL that may open a raster; None if any may.
+
+    A VRT names other files, and GDAL takes any file for one in which it says so. So what begins like a
+    GeoTIFF, a PNG, a JPEG or a JP2 is opened as such alone, and a VRT only by its name. Of what is not on
+    this machine the suffix tells.
+
+    Args:
+        path: As GDAL takes it.
+
+    Raises:
+        RasterError: If it is a VRT that is not named so.
+    """
+    suffix = PurePosixPath(path.partition("?")[0]).suffix.lower()
+    if path.startswith(("/vsi", "s3://", "gs://")):
+        return _SUFFIXES.get(suffix)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None  # GDAL says why
+    if b"<VRTDataset" in head and suffix != ".vrt" and not head.startswith(tuple(_FIRST)):
+        raise RasterError(f"{path} is a VRT, which names other files, by another suffix. Call it .vrt.")
+    return next((driver for first, driver in _FIRST.items() if head.startswith(first)), None)
 
 
 def band_names(dataset: Any) -> tuple[str, ...]:

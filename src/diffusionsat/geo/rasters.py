@@ -21,11 +21,12 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from diffusionsat.errors import RasterError
-from diffusionsat.geo.datasets import band_names, check_kind, place_of
+from diffusionsat.geo.datasets import band_names, check_kind, driver_of, place_of
 from diffusionsat.geo.grids import Grid, ground_distance_m
 from diffusionsat.geo.images import quiet_gdal
 
 _HASHED = 1024  # rows at a time
+_CACHE_BYTES = 128_000_000  # by default GDAL keeps what it has read in a twentieth of the machine's memory
 _REMOTE: dict[str, Any] = {  # look for no files beside it, and try again
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MAX_RETRY": 3,
@@ -265,9 +266,14 @@ class FileRaster(Raster):
         return taken
 
     def digest(self) -> str:
-        """SHA-256 of the file; of its address, if it is not on this machine."""
+        """SHA-256 of the file; of its address, if it is not on this machine.
+
+        Raises:
+            RasterError: If the file is gone or has changed since it was opened.
+        """
         if self.file is None or self._state is None:
             return hashlib.sha256(self.path.encode()).hexdigest()
+        self._check_unchanged()
         return _file_digest(self.file, self._state)
 
     def _read(self, rows: range, columns: range) -> Pixels:
@@ -286,7 +292,8 @@ class FileRaster(Raster):
                     valid &= opened.read(self._alpha, window=window) > 0
         except Exception as error:  # whatever a damaged file makes of two libraries
             self._check_unchanged()
-            raise RasterError(f"{self.name} cannot be read{where}: {error.__cause__ or error}.") from None
+            why = str(error.__cause__ or error).rstrip(".")
+            raise RasterError(f"{self.name} cannot be read{where}: {why}.") from None
         self._check_unchanged()
         return values, valid
 
@@ -298,7 +305,7 @@ class FileRaster(Raster):
         if not hasattr(self._local, "opened"):
             try:
                 with quiet_gdal(), self._settings():
-                    self._local.opened = rasterio.open(self.path)
+                    self._local.opened = rasterio.open(self.path, driver=driver_of(self.path))
             except RasterioError as error:
                 raise RasterError(f"{self.file or self.path} cannot be read as a raster: {error}.") from None
             self._check_unchanged()
@@ -307,7 +314,7 @@ class FileRaster(Raster):
     def _settings(self) -> contextlib.AbstractContextManager[Any]:
         import rasterio
 
-        return rasterio.Env(**(_REMOTE if self.file is None else {}))
+        return rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, **(_REMOTE if self.file is None else {}))
 
     def _check_unchanged(self) -> None:
         if _state(self.file) != self._state:

@@ -4,6 +4,7 @@ Samples are (M, B, C, H, W) for truth (B, C, H, W) unless said otherwise; M samp
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -208,29 +209,36 @@ def ause(spread: Tensor, error: Tensor) -> float:
     return float((removed / kept).mean() / error.mean())
 
 
-def conformal_quantile(scores: Tensor, *, level: float = 0.9) -> float:
-    """The widening that makes intervals cover at least ``level``: the ceil((n + 1) level)-th smallest score.
+def conformal_quantile(scores: Tensor | Sequence[Tensor], *, level: float = 0.9) -> float:
+    """The widening that makes intervals cover at least ``level``, whatever the model.
 
-    With scores ``|y - mean| / spread`` of calibration rows the interval mean ± q · spread of a new row covers
-    with that probability, whatever the model, if rows are exchangeable. Pixels of one image are not: give one
-    score an image or place. In units of the scores. Source: Vovk et al. 2005; Angelopoulos & Bates 2023.
+    With scores ``|y - mean| / spread`` of n calibration rows the interval mean ± q · spread of a new row
+    covers with that probability, if rows are exchangeable: q is the ceil((n + 1) level)-th smallest. Pixels
+    are not, but places may be: given the scores of each of n places, q is the least at which the shares of
+    each place's scores that are not above it sum to (n + 1) level, and a pixel drawn from a new place is
+    covered so. In units of the scores. Source: Vovk et al. 2005; Angelopoulos & Bates 2023; Lee, Barber &
+    Willett 2023 (places).
 
     Args:
-        scores: Scores of calibration rows, (n,).
+        scores: Of single rows, (n,); or of each of n places, (m,), where m may differ.
         level: Coverage, between 0 and 1.
 
     Raises:
         ConfigError: If there are too few scores for the level, or they are not finite.
     """
     check_level(level)
-    if scores.ndim != 1 or not bool(torch.isfinite(scores).all()):
-        raise ConfigError(f"Scores of shape {tuple(scores.shape)} are no row of finite numbers.")
-    # Rounding must not push a whole number over its ceiling.
-    rank = math.ceil((len(scores) + 1) * level - 1e-9)
-    if rank > len(scores):
+    for row in [scores] if isinstance(scores, Tensor) else scores:
+        if row.ndim != 1 or not row.numel() or not bool(torch.isfinite(row).all()):
+            raise ConfigError(f"Scores of shape {tuple(row.shape)} are no row of finite numbers.")
+    # Rounding must not push a sum of shares over a whole number.
+    count, wanted = len(scores), (len(scores) + 1) * level - 1e-9
+    if wanted > count:
         least = math.ceil(level / (1 - level) - 1e-9)
-        raise ConfigError(f"{len(scores)} scores cannot promise {level:g}. Give at least {least}.")
-    return float(scores.sort().values[rank - 1])
+        raise ConfigError(f"{count} scores cannot promise {level:g}. Give at least {least}.")
+    groups = [row.reshape(-1).double() for row in scores]
+    shares = torch.cat([torch.full_like(row, 1 / len(row)) for row in groups])
+    ordered, order = torch.cat(groups).sort()
+    return float(ordered[(shares[order].cumsum(0) < wanted).sum().clamp_max(len(ordered) - 1)])
 
 
 def _check_ensemble(samples: Tensor, truth: Tensor, least: int = 1) -> int:

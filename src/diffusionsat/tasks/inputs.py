@@ -16,7 +16,7 @@ from diffusionsat.geo.rasters import FileRaster, Raster
 from diffusionsat.geo.stacks import Stack
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.restoring import Output
+from diffusionsat.tasks.output import Output
 from diffusionsat.tasks.views import Ranges, radiometry
 
 log = logging.getLogger(__name__)

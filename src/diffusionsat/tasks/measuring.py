@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusionsat.data.frames import Frame
 from diffusionsat.data.radiometry import Radiometry
+from diffusionsat.data.sensors import band_of
 from diffusionsat.diffusion.operators import Blur, Decimate, Separable
 from diffusionsat.diffusion.sensors import PRESETS, BandModel, Sensor, view
 
@@ -70,7 +71,8 @@ def _sensor(
     name: str | None, bands: tuple[str, ...], factor: int, height: int, width: int, white: float
 ) -> Sensor:
     known = PRESETS.get(name or "", {})
-    models = [known.get(band, _ANY) for band in bands]
+    names = [band.name if (band := band_of(own, name)) else own for own in bands]  # as red, of the picture
+    models = [known.get(each, _ANY) for each in names]
     decimate = Decimate(factor)
     blur = Blur.from_modulation([model.modulation for model in models], decimate)
     noise = view(models, [factor] * len(bands), (len(bands), factor, factor), white)

@@ -66,7 +66,7 @@ class Repainting(Restoration):
             return denoise
         places = [self.pixels_of(window) for window in windows]
         shown = [self._shown(*place) for place in places]
-        keep = [v & (self._hole(*place) == 0) for (_, v), place in zip(shown, places, strict=True)]
+        keep = [v & (self.new(*place) == 0) for (_, v), place in zip(shown, places, strict=True)]
         device = self.sat.device
         operator = Mask(torch.from_numpy(np.stack(keep))[:, None].to(device))
         y = operator.linear(torch.from_numpy(np.stack([s for s, _ in shown])).to(device))
@@ -86,7 +86,7 @@ class Repainting(Restoration):
         light = radiometry.light(np.where(known, values[places], 0))
         return radiometry.show(light).astype(np.float32), known
 
-    def _hole(self, rows: range, columns: range) -> np.ndarray:
+    def new(self, rows: range, columns: range) -> np.ndarray:
         """Weights of what is new, 1 in the hole, float32; what is not known of the image is hole too."""
         if self.hole is None:
             return np.ones((len(rows), len(columns)), np.float32)
@@ -104,7 +104,7 @@ class Repainting(Restoration):
         self, made: np.ndarray, before: np.ndarray, valid: np.ndarray, rows: range, columns: range
     ) -> Pixels:
         """New in the hole, old elsewhere, both in the rim."""
-        weight, out = self._hole(rows, columns), self.output
+        weight, out = self.new(rows, columns), self.output
         old = valid & (weight < 1)
         mixed = np.where(old, before * (1.0 - weight) + made * weight, made)
         untouched = (weight == 0) | np.zeros_like(valid)
@@ -115,9 +115,9 @@ class Repainting(Restoration):
         """The old, by its weight."""
         values, valid = self.frame.raster.read(rows, columns)
         places = list(self.output.colours)
-        return np.where(valid[places], values[places] * (1.0 - self._hole(rows, columns)), 0)
+        return np.where(valid[places], values[places] * (1.0 - self.new(rows, columns)), 0)
 
     def support(self, rows: range, columns: range) -> np.ndarray:
         """Determined outside the hole, partly in its rim."""
-        weight = self._hole(rows, columns)
+        weight = self.new(rows, columns)
         return np.select([weight == 0, weight < 1], [DETERMINED, PARTLY], INVENTED).astype(np.uint8)

@@ -7,17 +7,18 @@ memory, `restore_to` files of any size.
 import copy
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
-from pyproj import CRS
 
-from diffusionsat.data.radiometry import Radiometry, rounded
+from diffusionsat.checkpoints.facts import Calibration
+from diffusionsat.data.radiometry import rounded
 from diffusionsat.diffusion.constraints import INVENTED
 from diffusionsat.diffusion.solvers import Cancelled, OnStep, StepInfo
 from diffusionsat.errors import ConfigError, RasterError
@@ -26,45 +27,16 @@ from diffusionsat.files import check_writable, write_bytes
 from diffusionsat.geo.publishing import RasterWriter, refuse_inputs
 from diffusionsat.geo.rasters import ArrayRaster, Pixels
 from diffusionsat.tasks.job import Job
+from diffusionsat.tasks.limits import warn
+from diffusionsat.tasks.output import Output
 from diffusionsat.tasks.sampling import provenance
 from diffusionsat.tasks.scene import Scene, tags
+
+log = logging.getLogger(__name__)
 
 BLOCK = 512  # pixels of a side that are made at once, about
 
 OnShare = Callable[[float], bool | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """Form of the raster that a job makes.
-
-    Args:
-        bands: Names.
-        colours: Positions of red, green and blue among them.
-        dtype: Of the numbers.
-        nodata: Number that means there is none; None is none.
-        crs: Of the input.
-        transform: Of the output.
-        radiometry: Of red, green and blue.
-    """
-
-    bands: tuple[str, ...]
-    colours: tuple[int, int, int]
-    dtype: np.dtype
-    nodata: float | None
-    crs: CRS | None
-    transform: Affine
-    radiometry: Radiometry
-
-    def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least and most light that its numbers can say, float32 (3, 1, 1)."""
-        ends = np.array([-np.inf, np.inf])
-        if self.dtype.kind in "iu":
-            range_ = np.iinfo(self.dtype)
-            whole = np.array([range_.min, range_.max], np.int64).astype(self.dtype)
-            ends = rounded(whole.astype(np.float64), self.dtype, self.nodata).astype(np.float64)
-        low, high = (self.radiometry.light(np.full((3, 1, 1), end)) for end in ends)
-        return low, high
 
 
 class Restoration(Job):
@@ -99,6 +71,20 @@ class Restoration(Job):
         super().__init__(*args, **kwargs)
         self.task, self.output, self.samples, self.inputs = task, output, samples, inputs
         self.said, self.more = dict(said), dict(more)
+        name, learnt = self.sat.config.name, self.sat.facts.of(self.control)
+        warn(name, learnt, self.metadata, (self.width, self.height), self.views)
+        if samples > 1 and self.calibration is None:
+            log.warning(
+                "%s has no calibration for such a job: the spread is that of the samples, and there is no "
+                "interval",
+                name,
+            )
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Of the spread and the interval; None if the model has none for such a job."""
+        said = self._said()
+        return self.sat.facts.calibration(self.sat.checkpoint, said) if self.samples > 1 else None
 
     def sample(self, index: int) -> "Restoration":
         """The same job with the noise of its index-th sample."""
@@ -124,6 +110,10 @@ class Restoration(Job):
         """
         return np.full((len(rows), len(columns)), INVENTED, np.uint8)
 
+    def new(self, rows: range, columns: range) -> np.ndarray:
+        """Weights, 0 to 1, of what was made in what is written, float32 (rows, columns); here all is new."""
+        return np.ones((len(rows), len(columns)), np.float32)
+
     def others(self, rows: range, columns: range) -> Pixels:
         """The bands of the output as they were, those that are made included; here none were."""
         shape = (len(self.output.bands), len(rows), len(columns))
@@ -143,6 +133,8 @@ class Restoration(Job):
         found = {"image": (out.bands, out.dtype, out.nodata)}
         if self.samples > 1:
             found["spread"] = (rgb, single, None)
+        if self.calibration is not None:
+            found["interval"] = (tuple(f"{c}_{end}" for end in ("low", "high") for c in rgb), single, None)
         if self.details:
             found |= {"measured": (rgb, single, None), "invented": (rgb, single, None)}
             found["support"] = (("support",), np.dtype(np.uint8), None)
@@ -173,14 +165,29 @@ class Restoration(Job):
         layers = {"image": (np.where(valid, values, self.output.dtype.type(nothing)), valid)}
         everywhere = np.broadcast_to(valid[places].all(0), (3, len(rows), len(columns)))
         if self.samples > 1:
-            spread = radiometry.stored_spread(light[(..., *inner)].std(0, ddof=1))
+            deviation, new = light[(..., *inner)].std(0, ddof=1), self.new(rows, columns)
+            scale = 1.0 if self.calibration is None else self.calibration.scale
+            spread = radiometry.stored_spread(scale * new * deviation)
             layers["spread"] = (spread.astype(np.float32), everywhere)
+            if self.calibration is not None:
+                interval = self._interval(values[places], new, deviation, self.calibration)
+                layers["interval"] = (interval, np.concatenate([everywhere] * 2))
         if self.details:
             seen = self.measured(high, wide)[(slice(None), *inner)].astype(np.float32)
             layers["measured"] = (seen, everywhere)
             layers["invented"] = ((values[places] - seen.astype(np.float64)).astype(np.float32), everywhere)
             layers["support"] = (self.support(rows, columns)[None], everywhere[:1])
         return layers
+
+    def _interval(
+        self, centre: np.ndarray, new: np.ndarray, deviation: np.ndarray, calibration: Calibration
+    ) -> np.ndarray:
+        """Lower ends, then upper ends, about stored numbers, float32 (6, rows, columns)."""
+        radiometry = self.output.radiometry
+        half = radiometry.stored_spread(new * calibration.quantile * (deviation + calibration.floor))
+        least, most = (radiometry.stored(end) for end in self.output.limits())
+        ends = [np.clip(centre + distance, least, most) for distance in (-half, half)]
+        return np.concatenate(ends).astype(np.float32)
 
     def with_margin(self, inner: range, length: int) -> range:
         """A range with what `finish` looks at around it."""
@@ -197,6 +204,10 @@ class Restoration(Job):
 
     def provenance(self) -> dict[str, Any]:
         """How it is made."""
+        calibrated = {"calibration": self.calibration and asdict(self.calibration)}
+        return self._said() | (calibrated if self.samples > 1 else {})
+
+    def _said(self) -> dict[str, Any]:
         return provenance(
             self.sat,
             self.settings,

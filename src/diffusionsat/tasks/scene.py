@@ -50,7 +50,8 @@ class Scene:
         provenance: Model and its hash, prompt, seed, solver, steps, guidance, precision.
         raster: The numbers in the input's bands, units and dtype, if an image was the input; ``pixels`` is
             how they are shown.
-        layers: Rasters on the same grid that say more: ``spread``, ``measured``, ``invented``, ``support``.
+        layers: Rasters on the same grid that say more: ``spread``, ``interval``, ``measured``, ``invented``,
+            ``support``.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -88,8 +89,23 @@ class Scene:
 
     @property
     def spread(self) -> np.ndarray:
-        """Standard deviation of the samples, float32 (3, H, W), in the input's units."""
+        """Standard deviation of the samples, float32 (3, H, W), in the input's units.
+
+        With a calibration of the model it is that of their mean's error.
+        """
         return self.layer("spread")
+
+    @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of the interval in which pixels lie at the level that provenance says.
+
+        Each is float32 (3, H, W), in the input's units.
+
+        Raises:
+            ConfigError: If fewer than two samples were made, or the model has no calibration of such a job.
+        """
+        low, high = np.split(self.layer("interval"), 2)
+        return low, high
 
     @property
     def crs(self) -> Any:

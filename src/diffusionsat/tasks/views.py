@@ -139,20 +139,27 @@ def view_of(
     """
     raster = frame.raster
     if like.crs is None or raster.crs is None:
-        if raster.crs is not like.crs or (raster.width, raster.height) != (like.width, like.height):
+        if raster.crs is not like.crs:
+            bare, placed = (raster, like) if raster.crs is None else (like, raster)
+            raise RasterError(
+                f"{bare.name} has no CRS, but {placed.name} has, so that they cannot be laid on each other. "
+                f"Give it one: gdal_edit.py -a_srs EPSG:… {bare.name}."
+            )
+        if (raster.width, raster.height) != (like.width, like.height):
             raise RasterError(
                 f"{raster.name} cannot be laid on {like.name}: without a CRS in both they must be of one "
                 f"size, but are {raster.width}x{raster.height} and {like.width}x{like.height}. Give them one."
             )
         raster = copy.copy(raster)
         raster.crs, raster.transform = _NOWHERE, like.transform
-    elif raster.grid != like.grid:
+    laid = on_grid(raster, footprint(like, factor), "bilinear")
+    if like.crs is not None and raster.grid != like.grid:
         log.warning("%s lies on another grid than %s and is warped to it", raster.name, like.name)
     shown, places = radiometry(frame), slots(frame)
     if ranges is not None:
         shown = shown.ranged([None if slot is None else ranges.get(slot) for slot in places])
     return View(
-        raster=on_grid(raster, footprint(like, factor), "bilinear"),
+        raster=laid,
         slots=places,
         radiometry=shown,
         metadata=metadata or frame.metadata,

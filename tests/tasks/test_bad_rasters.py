@@ -1,0 +1,89 @@
+"""Rasters that lie nowhere, elsewhere or on other grids, and such as are damaged while jobs work on them."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from pyproj import CRS, Transformer
+
+from diffusionsat import RasterError
+from diffusionsat.data.frames import open_frame
+from diffusionsat.geo.rasters import ArrayRaster, open_raster
+from diffusionsat.tasks.predict import PredictRequest
+from diffusionsat.tasks.restoring import restore, restore_to
+from diffusionsat.tasks.upscale import UpscaleRequest
+
+UTM, NEXT = CRS.from_epsg(32632), CRS.from_epsg(32633)
+PLACE = {"crs": UTM, "transform": Affine(10, 0, 5e5, 0, -10, 5.2e6)}
+
+
+def dated(year, crs, transform, side=48, name="raster"):
+    values = np.full((3, side, side), 100, np.uint8)
+    values[:, side // 2 :] = 140
+    raster = ArrayRaster(values, ["red", "green", "blue"], crs=crs, transform=transform, name=name)
+    return open_frame(raster, date=str(year))
+
+
+def test_frames_of_two_crs_are_brought_to_one_with_a_notice(steered, caplog):
+    x, y = Transformer.from_crs(UTM, NEXT, always_xy=True).transform(5e5 + 240, 5.2e6 - 240)
+    other = dated(2019, NEXT, Affine(10, 0, x - 600, 0, -10, y + 600), side=120, name="next")
+    job = PredictRequest(frames=[dated(2021, **PLACE), other], on="2022").job(steered)
+    assert "next lies on another grid than raster and is warped to it" in caplog.text
+    assert [view.raster.crs for view in job.views] == [UTM, UTM]
+    values, valid = job.views[0].raster.read(range(48), range(48))
+    assert valid.all()  # it covers more
+    assert values[0, [0, 47], 24] == pytest.approx([100, 140], abs=1e-3)  # north is up
+
+
+def test_a_frame_without_a_crs_cannot_be_laid_on_one_that_has_one(steered):
+    frames = [dated(2021, **PLACE, name="placed"), dated(2019, None, None, name="bare")]
+    with pytest.raises(RasterError, match=r"bare has no CRS, but placed has.*-a_srs EPSG:… bare"):
+        PredictRequest(frames=frames, on="2022").job(steered)
+    with pytest.raises(RasterError, match="bare has no CRS, but placed has"):
+        PredictRequest(frames=frames, on="2018").job(steered)
+
+
+def file_of(path, side=384):
+    """Tiles of noise; six by six of them."""
+    values = np.random.default_rng(0).integers(60, 200, (3, side, side)).astype(np.uint8)
+    profile = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8"}
+    place = {"crs": "EPSG:32632", "transform": PLACE["transform"], "photometric": "RGB"}
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    with rasterio.open(path, "w", **profile, **place, **tiles) as file:
+        file.write(values)
+    return path
+
+
+def test_a_corrupt_tile_in_the_middle_leaves_nothing_half_written(steered, tmp_path):
+    path, out = file_of(tmp_path / "in.tif"), tmp_path / "out.tif"
+    out.write_bytes(b"the old file")
+    with rasterio.open(path) as file:
+        place = int(file.get_tag_item("BLOCK_OFFSET_3_5", "TIFF", bidx=1))
+    content = bytearray(path.read_bytes())
+    content[place : place + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    job = UpscaleRequest(frames=path, factor=2, steps=1).job(steered)
+    with pytest.raises(RasterError, match=r"in\.tif cannot be read at rows"):
+        restore_to(job, out, overwrite=True)
+    assert out.read_bytes() == b"the old file"
+
+
+def test_a_raster_that_vanishes_meanwhile_is_told_and_the_work_goes_on_when_it_is_back(steered, tmp_path):
+    path, out = file_of(tmp_path / "in.tif", side=48), tmp_path / "out.tif"
+    expected = restore(UpscaleRequest(frames=path, factor=2, steps=2).job(steered)).raster.values
+    away = tmp_path / "away.tif"
+
+    def hide(share):
+        if path.exists():
+            path.rename(away)
+
+    with pytest.raises(RasterError, match=r"in\.tif cannot be read: No such file"):
+        restore_to(UpscaleRequest(frames=path, factor=2, steps=2).job(steered), out, on_share=hide)
+    assert not out.exists()
+    away.rename(path)
+    shares = []
+    made = restore_to(
+        UpscaleRequest(frames=path, factor=2, steps=2).job(steered), out, on_share=shares.append
+    )
+    assert shares[0] > 0.4  # the first half was kept
+    assert np.array_equal(open_raster(made["image"]).read(range(96), range(96))[0], expected)
