@@ -94,6 +94,21 @@ def read(kind: type[T], file: Path, settings: Sequence[str] = ()) -> T:
     return parse(kind, values, str(file), lines)
 
 
+def read_named(
+    kind: type[T], name_or_path: str, known: Mapping[str, Path], settings: Sequence[str] = ()
+) -> T:
+    """As `read`, of a name that is known or of a file.
+
+    Raises:
+        ConfigError: If it is neither, or as `read`.
+    """
+    file = known.get(name_or_path, Path(name_or_path))
+    if not file.is_file():
+        what = kind.__name__.lower()
+        raise ConfigError(f"There is no {what} {name_or_path!r}. Give a file, or one of: {', '.join(known)}.")
+    return read(kind, file, settings)
+
+
 def to_toml(config: Any) -> str:
     """A dataclass as TOML that `read` understands; keys without a value are left out."""
     return "\n".join(_table(dataclasses.asdict(config), "")) + "\n"

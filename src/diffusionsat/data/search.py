@@ -64,6 +64,7 @@ def least_cloudy(
             max_items=_MOST_ITEMS,
         )
         items = list(search.items_as_dicts())
+    # pystac-client raises NotImplementedError where an API says that it cannot search.
     except (APIError, RequestException, ValueError, KeyError, NotImplementedError) as error:
         raise RasterError(
             f"The STAC API at {url} cannot be searched: {error or type(error).__name__}."

@@ -6,8 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from diffusionsat.config import read
-from diffusionsat.errors import ConfigError
+from diffusionsat.config import read_named
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.section import Section
 
@@ -80,9 +79,4 @@ def read_protocol(name_or_path: str) -> Protocol:
     Raises:
         ConfigError: If there is no such protocol, or it is wrong.
     """
-    file = shipped().get(name_or_path, Path(name_or_path))
-    if not file.is_file():
-        raise ConfigError(
-            f"There is no protocol {name_or_path!r}. Give a file, or one of: {', '.join(shipped())}."
-        )
-    return read(Protocol, file)
+    return read_named(Protocol, name_or_path, shipped())

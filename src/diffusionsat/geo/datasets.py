@@ -12,7 +12,7 @@ from pyproj.exceptions import CRSError
 from diffusionsat.errors import RasterError
 
 RGB = ("red", "green", "blue")
-_FIRST = {  # bytes of a file, and the driver of GDAL that reads it
+DRIVERS = {  # first bytes of a file, and the driver of GDAL that reads it
     b"II*\0": "GTiff",
     b"MM\0*": "GTiff",
     b"II+\0": "GTiff",
@@ -21,8 +21,13 @@ _FIRST = {  # bytes of a file, and the driver of GDAL that reads it
     b"\xff\xd8\xff": "JPEG",
     b"\0\0\0\x0cjP  \r\n\x87\n": "JP2OpenJPEG",
 }
-_SUFFIXES = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"} | {
-    ".jp2": "JP2OpenJPEG"
+_SUFFIXES = {
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jp2": "JP2OpenJPEG",
 }
 _HEAD = 4096  # bytes in which GDAL looks for what a text is
 
@@ -48,9 +53,9 @@ def driver_of(path: str) -> str | None:
             head = file.read(_HEAD)
     except OSError:
         return None  # GDAL says why
-    if b"<VRTDataset" in head and suffix != ".vrt" and not head.startswith(tuple(_FIRST)):
+    if b"<VRTDataset" in head and suffix != ".vrt" and not head.startswith(tuple(DRIVERS)):
         raise RasterError(f"{path} is a VRT, which names other files, by another suffix. Call it .vrt.")
-    return next((driver for first, driver in _FIRST.items() if head.startswith(first)), None)
+    return next((driver for first, driver in DRIVERS.items() if head.startswith(first)), None)
 
 
 def band_names(dataset: Any) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from diffusionsat.data.frames import Frame, open_frame
 from diffusionsat.data.sensors import identify
 from diffusionsat.errors import RasterError
 from diffusionsat.files import writing
+from diffusionsat.geo.datasets import DRIVERS
 from diffusionsat.geo.grids import Grid
 from diffusionsat.geo.images import quiet_gdal
 from diffusionsat.geo.rasters import Raster, open_raster
@@ -30,16 +31,14 @@ from diffusionsat.service.limits import Limits, Problem, check
 from diffusionsat.tasks.inputs import Subject
 
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
-_KINDS = {  # first bytes -> GDAL's driver and the suffix that we give
-    b"II*\0": ("GTiff", ".tif"),
-    b"MM\0*": ("GTiff", ".tif"),
-    b"II+\0": ("GTiff", ".tif"),
-    b"MM\0+": ("GTiff", ".tif"),
-    b"\x89PNG\r\n\x1a\n": ("PNG", ".png"),
-    b"\xff\xd8\xff": ("JPEG", ".jpg"),
-    _JP2: ("JP2OpenJPEG", ".jp2"),
-    b"PK\3\4": ("zip", ".zip"),
-}
+_KINDS = {**DRIVERS, b"PK\3\4": "zip"}
+_SUFFIXES = {
+    "GTiff": ".tif",
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "JP2OpenJPEG": ".jp2",
+    "zip": ".zip",
+}  # that we give
 # What a file may tell; others, as OVERVIEWS and GEOLOCATION, may name other files.
 _TOLD = {
     *("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "IMAGERY", "RPC", "TIFF", "EXIF", "COLOR_PROFILE", "xml:XMP"),
@@ -57,7 +56,7 @@ def sniffed(head: bytes) -> tuple[str, str]:
     """
     for magic, kind in _KINDS.items():
         if head.startswith(magic):
-            return kind
+            return kind, _SUFFIXES[kind]
     raise Problem(
         415,
         "The file is no GeoTIFF, PNG, JPEG, JP2 or zip of a Sentinel-2 product by its first bytes. A VRT, or "
@@ -168,6 +167,7 @@ def _check_zip(path: Path, limits: Limits) -> None:
                             raise Problem(422, "The zip holds a .jp2 that is no JPEG 2000. Send the product.")
                 elif member.filename.lower().endswith(".xml"):
                     check("A text in the zip", member.file_size, _MOST_TEXT_BYTES, 413, " bytes")
+    # zipfile raises NotImplementedError for compressions, RuntimeError for passwords that it does not know.
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise Problem(422, f"The zip cannot be read: {error}.") from None
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from diffusionsat.config import read
+from diffusionsat.config import read_named
 from diffusionsat.data.conditions import Conditions
 from diffusionsat.data.dropout import Rates
 from diffusionsat.errors import ConfigError
@@ -330,9 +330,4 @@ def read_recipe(name_or_path: str, settings: tuple[str, ...] = ()) -> Recipe:
     Raises:
         ConfigError: If there is no such config, or it is wrong.
     """
-    file = shipped().get(name_or_path, Path(name_or_path))
-    if not file.is_file():
-        raise ConfigError(
-            f"There is no config {name_or_path!r}. Give a file, or one of: {', '.join(shipped())}."
-        )
-    return read(Recipe, file, settings)
+    return read_named(Recipe, name_or_path, shipped(), settings)
