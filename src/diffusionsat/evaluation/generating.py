@@ -15,7 +15,7 @@ from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size
 
 
 class Generate:
-    """See `diffusionsat.evaluation.run.Task`."""
+    """See `diffusionsat.evaluation.working.Task`."""
 
     def settings(self, sat: DiffusionSat, request: EvaluateRequest, size: int) -> Resolved:
         """How every image is sampled.

@@ -39,7 +39,7 @@ def name_of(kind: str, part: str, figure: str) -> str:
 
 
 class Paired(ABC):
-    """A task; a subclass says what is given and what is compared. See `diffusionsat.evaluation.run.Task`."""
+    """A task; a subclass says what is given and compared. See `diffusionsat.evaluation.working.Task`."""
 
     verb: ClassVar[str]  # what the sheet's title says is done
     baselines: ClassVar[tuple[str, ...]]

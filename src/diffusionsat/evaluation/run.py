@@ -1,11 +1,10 @@
 """An evaluation from its request to its report."""
 
-import functools
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +15,8 @@ from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, Miss
 from diffusionsat.evaluation import contest, figures, report, solving, telling
 from diffusionsat.evaluation.arms import Arm
 from diffusionsat.evaluation.cases import FITS, Cases, choose, every, open_sources
-from diffusionsat.evaluation.elsewhere import Reading, files_of, matching
-from diffusionsat.evaluation.evidence import LOOK, Evidence, Look, MadeUnits, RealUnits, Seen, network_of
+from diffusionsat.evaluation.elsewhere import files_of, matching
+from diffusionsat.evaluation.evidence import LOOK, Evidence, MadeUnits, Seen, network_of
 from diffusionsat.evaluation.features import NETWORKS, load_classifier
 from diffusionsat.evaluation.generating import Generate
 from diffusionsat.evaluation.inpainting import Inpaint
@@ -27,37 +26,16 @@ from diffusionsat.evaluation.probes import Probes, fit_probes
 from diffusionsat.evaluation.protocol import EvaluateRequest, protocol
 from diffusionsat.evaluation.section import Section
 from diffusionsat.evaluation.trials import DIRECTIONS, Given
-from diffusionsat.evaluation.units import Arrays, Kept, OnUnit, complete
+from diffusionsat.evaluation.units import OnUnit
 from diffusionsat.evaluation.upscaling import Upscale
+from diffusionsat.evaluation.working import Scoring, Task, Work, load_model, model_of
 from diffusionsat.execution import Execute
 from diffusionsat.files import write_bytes
-from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.sampling import Settings
 
 TAUGHT = 2_000  # training images that linear probes learn from
 PARTS = "parts"  # folder of what is kept while the work goes on
 SHOWN = 24
-
-
-class Task(Protocol):
-    """A task as an evaluation needs it; one file each."""
-
-    def settings(self, sat: DiffusionSat, request: EvaluateRequest, size: int) -> Any:
-        """How every image is sampled, a `Settings`; refuses options that are not possible."""
-        ...
-
-    def unit(self, settings: Any) -> int:
-        """Images that are made at once."""
-        ...
-
-    def make(self, sat: DiffusionSat, request: EvaluateRequest, asked: Cases, rows: range) -> Arrays:
-        """``pixels`` of some cases, uint8 (N, H, W, 3), and what else the task's measures want of them."""
-        ...
-
-    def sections(self, evidence: Evidence) -> list[Section]:
-        """What the report says."""
-        ...
-
 
 TASKS: dict[str, Task | Paired] = {
     "generate": Generate(),
@@ -81,69 +59,6 @@ class Variation(Protocol):
 
 
 VARIATIONS: dict[str, Variation] = {"metadata": telling, "sampling": solving}
-
-
-@functools.lru_cache(1)
-def _model(name: str, device: str, precision: str) -> DiffusionSat:
-    """The model, loaded once in each process."""
-    return DiffusionSat.from_pretrained(name, device=device, precision=precision)
-
-
-@dataclass(frozen=True, slots=True)
-class _Making:
-    """The images of a unit, made by the model."""
-
-    task: Any
-    request: EvaluateRequest
-    asked: Cases
-    unit: int
-
-    def __call__(self, unit: int) -> Arrays:
-        request = self.request
-        rows = range(unit * self.unit, min((unit + 1) * self.unit, len(self.asked)))
-        return self.task.make(_sat(request), request, self.asked, rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scoring:
-    """Scores of a unit's images against the true ones."""
-
-    task: Paired
-    request: EvaluateRequest
-    asked: Given
-    made: Kept
-    networks: tuple[str, ...]
-
-    def __call__(self, unit: int) -> Arrays:
-        rows = range(unit * UNIT, min((unit + 1) * UNIT, len(self.asked)))
-        names = ["pixels"] if self.request.images is not None else ["pixels", "samples"]
-        made = {name: self.made.part(unit, name) for name in names}
-        networks = [network_of(name) for name in self.networks]
-        return self.task.score(self.request, self.asked, rows, made, networks)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """Where and how units are done."""
-
-    folder: Path
-    execute: Execute
-    on_unit: OnUnit | None
-
-    def complete(self, name: str, identity: Any, count: int, compute: Callable[[int], Arrays]) -> Kept:
-        return complete(
-            self.folder / name, identity, count, compute, execute=self.execute, on_unit=self.on_unit
-        )
-
-    def look(
-        self, name: str, identity: Any, total: int, size: int, pixels: Callable, networks: Sequence[str]
-    ) -> Seen:
-        said = [identity, [network_of(network).digest for network in networks], size]
-        kept = self.complete(name, said, -(-total // size), Look(pixels, tuple(networks)))
-        return Seen(kept, pixels, size)
-
-    def look_at(self, name: str, cases: Cases, networks: Sequence[str]) -> Seen:
-        return self.look(name, cases.digest, len(cases), LOOK, RealUnits(cases), networks)
 
 
 def evaluate(
@@ -177,19 +92,19 @@ def evaluate(
         RasterError: If the folder holds a report already, or cannot be written.
         MissingExtraError: If a package is not installed.
     """
-    _model.cache_clear()
+    load_model.cache_clear()
     network_of.cache_clear()
     figures.check()
     _check(request)
     report.check(folder, PARTS, overwrite=overwrite)
     names, reader = _networks(request)
-    work = _Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
+    work = Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
     task, files = TASKS[request.task], ()
     if isinstance(task, Paired):
         return _contest(task, request, folder, work, names, beside, overwrite=overwrite)
     settings: Settings | None = None
     if request.model is not None:
-        sat = _sat(request)
+        sat = model_of(request)
         size = request.size or min(sat.config.defaults.size)
         settings = task.settings(sat, request, size)
     else:
@@ -203,7 +118,7 @@ def evaluate(
     said = protocol(request, asked, others, networks, settings, trained, {})
     report.prepare(folder, PARTS, overwrite=overwrite)
     unit = LOOK if settings is None else task.unit(settings)
-    made, made_by = _images(work, request, task, settings, asked, files, unit)
+    made, made_by = work.images(request, task, settings, asked, files, unit)
     pixels = MadeUnits(made)
     evidence = Evidence(
         asked=asked,
@@ -229,7 +144,7 @@ def evaluate(
 
 
 def _varied(
-    work: _Work,
+    work: Work,
     name: str,
     request: EvaluateRequest,
     task: Task,
@@ -240,9 +155,9 @@ def _varied(
     """The images made in other ways, and what is said of them."""
     made = []
     for number, arm in enumerate(VARIATIONS[name].arms(replace(request, vary=()), evidence.asked)):
-        settings = task.settings(_sat(arm.request), arm.request, arm.asked.size)
+        settings = task.settings(model_of(arm.request), arm.request, arm.asked.size)
         unit, folder = task.unit(settings), f"{name}-{number:03d}"
-        kept, _ = _images(work, arm.request, task, settings, arm.asked, (), unit, folder)
+        kept, _ = work.images(arm.request, task, settings, arm.asked, (), unit, folder)
         seen = [identity, repr(settings), arm.request.schedule, arm.asked.digest]
         made.append((arm, work.look(f"{folder}-seen", seen, len(arm.asked), unit, MadeUnits(kept), names)))
     return VARIATIONS[name].measure(evidence, made)
@@ -252,7 +167,7 @@ def _contest(
     task: Paired,
     request: EvaluateRequest,
     folder: Path,
-    work: _Work,
+    work: Work,
     names: Sequence[str],
     beside: Sequence[Section],
     *,
@@ -263,7 +178,7 @@ def _contest(
     conditions = task.conditions(request, size)
     settings = None
     if request.model is not None:
-        settings = task.settings(_sat(request), request)
+        settings = task.settings(model_of(request), request)
     else:
         files, _ = files_of(replace(request, n=None))
     asked = task.choose(open_sources(request.data, request.split), request, size)
@@ -275,8 +190,8 @@ def _contest(
     networks = [network_of(name) for name in names]
     said = protocol(request, asked, None, networks, settings, None, conditions)
     report.prepare(folder, PARTS, overwrite=overwrite)
-    made, made_by = _images(work, request, task, settings, asked, files, UNIT)
-    scoring = _Scoring(task, request, asked, made, tuple(names))
+    made, made_by = work.images(request, task, settings, asked, files, UNIT)
+    scoring = Scoring(task, request, asked, made, tuple(names))
     scores = work.complete("scores", [made_by, said["hash"]], -(-len(asked) // UNIT), scoring)
     section = contest.measure(task, request, asked, made, scores, names)
     written = report.write(folder, said, made_by, asked.cases, [section, *beside], matched=True)
@@ -296,7 +211,7 @@ def cases(request: EvaluateRequest) -> Cases:
     if isinstance(task, Paired):
         task.conditions(request, request.size or SIZE)
         return task.choose(open_sources(request.data, request.split), request, request.size or SIZE)
-    size = request.size or min(_sat(request).config.defaults.size)
+    size = request.size or min(model_of(request).config.defaults.size)
     return choose(
         open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed, fit=request.fit
     )[0]
@@ -336,43 +251,6 @@ def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int
             write_bytes(inside / f"given-{i}.json", said, overwrite=overwrite)
     write_bytes(path / report.CASES, content, overwrite=overwrite)
     return len(asked)
-
-
-def _images(
-    work: _Work,
-    request: EvaluateRequest,
-    task: Task | Paired,
-    settings: Settings | None,
-    asked: Cases,
-    files: tuple[Path, ...],
-    unit: int,
-    folder: str = "images",
-) -> tuple[Kept, dict[str, Any]]:
-    """The images that are judged, so many a unit, and what made them."""
-    if settings is None:
-        identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        reading = Reading(files, asked.size, unit)
-        return work.complete(folder, identity, -(-len(files) // unit), reading), {
-            "images": str(request.images)
-        }
-    sat = _sat(request)
-    made_by = {
-        "model": f"{sat.config.name}@{sat.config.version}",
-        "model_hash": sat.checkpoint,
-        "licence": sat.config.licence,
-        "precision": sat.precision,
-        "device": sat.device.type,
-        **({"control": request.control} if isinstance(task, Paired) else {}),
-    }
-    given = [request.factor, request.samples, request.consistency, request.schedule]
-    identity = [made_by, request.task, asked.digest, asked.size, asked.fit, repr(settings), given]
-    making = _Making(task, request, asked, unit)
-    return work.complete(folder, identity, -(-len(asked) // unit), making), made_by
-
-
-def _sat(request: EvaluateRequest) -> DiffusionSat:
-    sat = _model(str(request.model), request.device, request.precision)
-    return solving.scheduled(sat, request.schedule)
 
 
 def _check(request: EvaluateRequest) -> None:
@@ -439,7 +317,7 @@ def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases |
     return every(sources, most=request.trained, **common), every(sources, most=TAUGHT, **common)
 
 
-def _taught(work: _Work, taught: Cases | None, names: Sequence[str]) -> list[Probes]:
+def _taught(work: Work, taught: Cases | None, names: Sequence[str]) -> list[Probes]:
     """Linear probes on every network, learned from training images."""
     if taught is None:
         return []
