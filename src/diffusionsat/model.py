@@ -230,8 +230,7 @@ class DiffusionSat:
         ) -> Residuals:
             rows = tuple(torch.cat([part] * len(given)) for part in seen)
             of_frames = torch.cat([frames.numbers if meta_given else unknown for meta_given in given])
-            to_skips, to_middle = control.residuals(latents, time, text, meta, rows, of_frames)
-            return [steering.strength * r for r in to_skips], steering.strength * to_middle
+            return control.residuals(latents, time, text, meta, rows, of_frames).scaled(steering.strength)
 
         return residuals
 

@@ -15,7 +15,7 @@ from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.networks import CompactControl
 from diffusionsat.models.encodings import Bandwidth, numbers, relative
-from diffusionsat.models.networks import BANDS, Frames
+from diffusionsat.models.networks import BANDS, Frames, Residuals
 
 SIZES = {
     "channels": (16, 32),
@@ -38,9 +38,9 @@ def randomised(network, seed=0):
     return network.eval()
 
 
-@pytest.fixture(scope="module")
-def network():
-    return randomised(CompactControlNet(**SIZES, **OURS))
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "guess"])
+def network(request):
+    return randomised(CompactControlNet(**SIZES, **OURS, guess=request.param))
 
 
 def seen(batch=2, count=3, side=32, seed=1):
@@ -65,11 +65,17 @@ def inputs(batch=2, side=8):
     return [latents, torch.full((batch,), 0.5), text, mask, numbers([TARGET] * batch)]
 
 
+def encode(images):
+    """Stands for an autoencoder: what it makes of a pixel depends on that pixel alone."""
+    return F.avg_pool2d(torch.cat([images, images.square().mean(1, keepdim=True)], dim=1), 4)
+
+
 @torch.no_grad()
 def steered(network, given, frames):
     """All residuals of an image as one row."""
-    skips, middle = network(*given, frames)
-    return torch.cat([r.flatten(1) for r in (*skips, middle)], dim=1)
+    skips, *others = network(*given, frames, encode)
+    there = [r for r in (*skips, *others) if r is not None]
+    return torch.cat([r.flatten(1) for r in there], dim=1)
 
 
 def joined(*several):
@@ -113,8 +119,36 @@ def test_it_can_start_from_what_the_autoencoder_sees():
     expected = autoencoder.encoder[:6](2 * rgb - 1)
     features = []
     network.frame_encoder.register_forward_hook(lambda _, args, out: features.append(out))
-    network.encode_frames(frames, (32, 32))
+    network.encode_frames(frames, (32, 32), encode=encode)
     torch.testing.assert_close(features[0], expected)
+
+
+@torch.no_grad()
+def test_a_guess_begins_as_the_latents_of_the_frames():
+    network = CompactControlNet.from_denoiser(CompactDenoiser(**SIZES), **OURS, guess=True)
+    frames = seen(1, 3)
+    frames.valid[:] = True
+    frames.bands[0, :, :3] = torch.tensor([[True, True, True], [True, False, True], [False, False, False]])
+    found = network(*inputs(1), frames, encode)
+    expected = encode(2 * frames.values[:, 0, :3] - 1)  # the only one that shows all colours
+    torch.testing.assert_close(found.guess / found.share, expected)
+    assert 0 < found.share.min() < found.share.max() < 0.3, "frames are hardly taken over before training"
+
+
+@torch.no_grad()
+def test_a_guess_of_full_share_is_what_pure_noise_is_denoised_to():
+    """At time 1; in between the clean estimate lies by time * share of the way to the guess."""
+    denoiser = randomised(CompactDenoiser(**SIZES))
+    latents, _, *rest = inputs()
+    guess = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    ones = torch.ones(2, 1, 8, 8)
+    nothing = [torch.zeros(2, width, 1, 1) for width in (*denoiser.skips, SIZES["channels"][-1])]
+    for time, share in ((1.0, 1.0), (0.5, 1.0), (0.7, 0.4)):
+        t = torch.full((2,), time)
+        residuals = Residuals(nothing[:-1], nothing[-1], share * guess, share * ones)
+        plain, moved = (latents - time * denoiser(latents, t, *rest, r) for r in (None, residuals))
+        expected = torch.lerp(plain, guess, time * share)
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_order_of_frames_means_nothing(network):
@@ -258,9 +292,9 @@ def test_coarser_frames_are_interpolated(network):
 def test_frames_that_do_not_fit_are_refused(network):
     frames = seen(side=12)
     with pytest.raises(ConfigError, match=r"12x12 pixels for images of 32x32"):
-        network.encode_frames(frames, (32, 32))
+        network.encode_frames(frames, (32, 32), encode=encode)
     with pytest.raises(ConfigError, match=r"same whole number"):
-        network.encode_frames(frames, (24, 12))
+        network.encode_frames(frames, (24, 12), encode=encode)
     for wrong in (
         frames._replace(values=frames.values[:, :, :3]),
         frames._replace(valid=frames.valid[:, :2]),
@@ -274,9 +308,11 @@ def test_frames_that_do_not_fit_are_refused(network):
 @torch.no_grad()
 def test_in_chunks_as_whole(network):
     frames = seen(count=5)
-    whole = network.encode_frames(frames, (32, 32), chunk=100)
+    whole = network.encode_frames(frames, (32, 32), chunk=100, encode=encode)
     for chunk in (1, 3):
-        for ours, expected in zip(network.encode_frames(frames, (32, 32), chunk), whole, strict=True):
+        for ours, expected in zip(
+            network.encode_frames(frames, (32, 32), chunk, encode=encode), whole, strict=True
+        ):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -296,7 +332,7 @@ def test_cost_is_linear_in_the_number_of_frames(network):
     def cost(count):
         frames = seen(count=count)
         with Written() as once:
-            features = network.encode_frames(frames, (32, 32), chunk=4)
+            features = network.encode_frames(frames, (32, 32), chunk=4, encode=encode)
         with Written() as each_step:
             network.residuals(*inputs(), features, frames.numbers)
         return torch.tensor([once.total, each_step.total, sum(f.numel() for f in features)])
@@ -312,9 +348,9 @@ def test_gradients_reach_every_parameter(network):
     given[4][1] = torch.nan  # so that every null is used too
     frames = frames._replace(numbers=frames.numbers.clone())
     frames.numbers[:, 0, 3], frames.numbers[:, 3] = 20, torch.nan
-    skips, middle = network(*given, frames)
+    skips, *others = network(*given, frames, encode)
     network.zero_grad()
-    sum((r**2).sum() for r in (*skips, middle)).backward()
+    sum((r**2).sum() for r in (*skips, *others) if r is not None).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     assert all(p.grad.isfinite().all() for p in network.parameters())

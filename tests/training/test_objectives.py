@@ -81,6 +81,10 @@ def test_flow_times_are_logit_normal_and_noisier_for_larger_latents():
     logits = torch.logit(small.double())
     assert float(logits.mean()) == pytest.approx(0, abs=1e-3)
     assert float(logits.std()) == pytest.approx(1, abs=5e-3)
+    noisier = make_objective(recipes.Objective(shift=3), timesteps=False)
+    moved = noisier(torch.zeros(4000, 1, 16, 16), torch.zeros(4000, 1, 16, 16), levels).time
+    odds = small.double() / (1 - small.double())
+    torch.testing.assert_close((moved.double() / (1 - moved.double())), 3 * odds, rtol=1e-2, atol=1e-3)
     large = flow(torch.zeros(4000, 1, 32, 32), torch.zeros(4000, 1, 32, 32), levels).time
     torch.testing.assert_close(torch.logit(large.double()), logits + np.log(2), rtol=0, atol=1e-3)
 

@@ -50,6 +50,7 @@ def small(name, output, tiny, released):
         f"run.output={output}",
         "model.autoencoder=",
         f"model.parts={tiny}" if compact else f"model.start={released}",
+        *([f"model.start={tiny}"] if compact and recipe.model.start else []),
     ]
     return read_recipe(name, tuple(settings))
 

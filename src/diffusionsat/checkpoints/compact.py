@@ -15,8 +15,8 @@ from diffusionsat.diffusion.schedules import Flow
 from diffusionsat.diffusion.solvers import SOLVERS
 from diffusionsat.errors import CheckpointError
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
-from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.models.compact.denoiser import CompactDenoiser
+from diffusionsat.models.compact.designs import DESIGNS
 from diffusionsat.models.compact.networks import CompactControl, CompactNetworks
 from diffusionsat.models.compact.text import Prompter, TextEncoder
 from diffusionsat.models.encodings import Bandwidth
@@ -46,30 +46,37 @@ def open_compact(folder: Path) -> Opened:
         schedule=Flow(config.defaults.shift),
         digest=content_hash(folder),
         controls={
-            name: partial(_open_control, folder, name, sizes, denoiser)
+            name: partial(_open_control, folder, name, sizes, networks)
             for name, sizes in config.controls.items()
         },
     )
 
 
 def _open_control(
-    folder: Path, name: str, sizes: dict[str, Any], denoiser: CompactDenoiser
+    folder: Path, name: str, sizes: dict[str, Any], networks: CompactNetworks
 ) -> CompactControl:
     """A ControlNet, once it is asked for: most jobs use none.
 
     Raises:
-        CheckpointError: If it is damaged, or does not fit the denoiser.
+        CheckpointError: If it is damaged, of an unknown design, or does not fit the denoiser.
     """
+    design = sizes.get("design", "compact")
+    if design not in [*DESIGNS]:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: controls.{name}.design is {design!r}; this package knows "
+            f"{', '.join(DESIGNS)}. Update diffusionsat."
+        )
     with torch.random.fork_rng(devices=[]):
-        network = _build(CompactControlNet, sizes, folder)
+        network = _build(DESIGNS[design], {k: v for k, v in sizes.items() if k != "design"}, folder)
     theirs = (network.sizes["latent_channels"], network.sizes["text_width"], network.targets)
+    denoiser = networks.denoiser
     if theirs != (denoiser.sizes["latent_channels"], denoiser.sizes["text_width"], denoiser.skips):
         raise CheckpointError(
             f"{folder / 'config.json'}: controls.{name} does not fit the other parts of the checkpoint."
         )
     file = control_file(folder, name)
     load_strictly(network, read_tensors(file), file)
-    return CompactControl(network)
+    return CompactControl(network, networks.encode)
 
 
 def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any:

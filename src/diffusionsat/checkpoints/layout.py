@@ -79,7 +79,8 @@ class Config:
         denoiser: Arguments of `CompactDenoiser`.
         autoencoder: Arguments of `CompactAutoencoder`.
         text_encoder: Arguments of `TextEncoder`.
-        controls: Arguments of `CompactControlNet`, for each ControlNet by its name.
+        controls: Arguments of each ControlNet by its name, and its ``design``, one of
+            `diffusionsat.models.compact.designs.DESIGNS`, where it is not compact.
         defaults: See `Defaults`.
         images_seen: Training images seen by the denoiser.
         known_answer: Statistics of one image, for the self-test.

@@ -15,7 +15,27 @@ BANDS = (
     *("nir08", "swir16", "swir22", "coastal", "nir09", "cirrus"),
 )
 
-Residuals = tuple[list[Tensor], Tensor]  # what is added to a network's skips, and to its middle
+
+class Residuals(NamedTuple):
+    """What a ControlNet adds in a denoising network.
+
+    Attributes:
+        skips: Added to the features of every skip.
+        middle: Added to those of the middle.
+        guess: Clean latents that the ControlNet holds for likely, (B, C, h, w), times the share that they are
+            to have in the network's own estimate of these; None without.
+        share: That share, 0 to 1, (B, 1, h, w).
+    """
+
+    skips: list[Tensor]
+    middle: Tensor
+    guess: Tensor | None = None
+    share: Tensor | None = None
+
+    def scaled(self, strength: float) -> "Residuals":
+        """All of them times a number."""
+        guess, share = (None if part is None else strength * part for part in (self.guess, self.share))
+        return Residuals([strength * skip for skip in self.skips], strength * self.middle, guess, share)
 
 
 class Frames(NamedTuple):

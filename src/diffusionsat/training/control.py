@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from diffusionsat.errors import ConfigError
 from diffusionsat.files import write_bytes
 from diffusionsat.model import DiffusionSat
 from diffusionsat.models.compact.autoencoder import FACTOR
-from diffusionsat.models.compact.control import CompactControlNet
+from diffusionsat.models.compact.designs import DESIGNS, ControlNet
 from diffusionsat.models.compact.networks import CompactControl, CompactNetworks
 from diffusionsat.models.networks import Frames
 from diffusionsat.training.batches import Batch
@@ -60,10 +61,11 @@ class CompactSteered:
         if options.start:
             control = opened.controls[options.name]()
             assert isinstance(control, CompactControl)
-            self.network = control.network
+            self.network = control.network.to(torch.float32)
         else:
             frozen = {"denoiser": self.networks.denoiser, "autoencoder": self.networks.autoencoder}
-            self.network = build(CompactControlNet.from_denoiser, frozen | options.sizes, recipe.run.seed)
+            kind = DESIGNS[options.design]
+            self.network = build(kind.from_denoiser, frozen | options.sizes, recipe.run.seed)
         self.network.train()
         self.captions = Captions(lambda caption: self.networks.text([caption]))
 
@@ -86,11 +88,11 @@ class CompactSteered:
 
         Nothing is kept of the denoiser's way down, since nothing there leads to what is trained.
         """
-        assert isinstance(network, CompactControlNet)
+        assert isinstance(network, ControlNet)
         latents = latents.contiguous(memory_format=torch.channels_last)
         frames, (states, mask) = Frames(*batch.frames), batch.text
         with attending(latents.device):
-            seen = features(network, frames, FACTOR * latents.shape[3])
+            seen = features(network, frames, FACTOR * latents.shape[3], self.networks.encode)
             residuals = network.residuals(latents, time, states, mask, batch.numbers, seen, frames.numbers)
             return self.networks.denoiser(latents, time, states, mask, batch.numbers, residuals)
 
@@ -109,14 +111,16 @@ class CompactSteered:
         DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32").control(options.name)
 
 
-def features(network: CompactControlNet, frames: Frames, side: int) -> tuple[Tensor, ...]:
+def features(
+    network: ControlNet, frames: Frames, side: int, encode: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, ...]:
     """As `CompactControlNet.encode_frames` of images of a side, without computing absent frames."""
     there = frames.bands.any(2)
     count = int(there.sum())
     if count == 0:
-        return network.encode_frames(frames, (side, side))
+        return network.encode_frames(frames, (side, side), encode=encode)
     alone = Frames(*(part[there][:, None] for part in frames))
-    *maps, present = network.encode_frames(alone, (side, side), chunk=count)
+    *maps, present = network.encode_frames(alone, (side, side), count, encode)
     spread = []
     for part in (*maps, present):
         full = part.new_zeros(*there.shape, *part.shape[2:])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def make_objective(options: recipe.Objective, *, timesteps: bool) -> Objective:
     if options.regression:
         return _regression
     if options.prediction == "flow":
-        return _flow
+        return partial(_flow, options.shift)
     schedule = Discrete.scaled_linear()
     sigmas = schedule.sigmas
     weights = min_snr(sigmas**-2, options.prediction, options.weighting, options.gamma).float()
@@ -64,12 +65,12 @@ def make_objective(options: recipe.Objective, *, timesteps: bool) -> Objective:
     return noised
 
 
-def _flow(latents: Tensor, noise: Tensor, level: Tensor) -> Noised:
+def _flow(noisier: float, latents: Tensor, noise: Tensor, level: Tensor) -> Noised:
     """Velocity, noise - clean, at logit-normal times; larger latents get noisier times.
 
     Source: Lipman et al. 2022; Esser et al. 2024 (SD3), section 3.1 and equation 23, relative to 16x16.
     """
-    shift = max(1.0, (latents.shape[2] * latents.shape[3] / _SMALLEST_AREA) ** 0.5)
+    shift = noisier * max(1.0, (latents.shape[2] * latents.shape[3] / _SMALLEST_AREA) ** 0.5)
     t = torch.special.ndtri(level.double()).sigmoid()
     t = (shift * t / (1 + (shift - 1) * t)).float()
     mixed = torch.lerp(latents, noise, t[:, None, None, None])

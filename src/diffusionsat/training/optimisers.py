@@ -12,7 +12,7 @@ from diffusionsat.training.recipe import Optimiser, Schedule
 # First and last layers and embeddings of the networks that are trained here: AdamW's, not Muon's.
 _ENDS = (
     *("conv_in.", "conv_out.", "embed.", "time_embedding.", "metadata_embedding."),
-    *("encoder.1.", "encoder.6.", "decoder.0.", "decoder.6."),
+    *("encoder.1.", "encoder.6.", "decoder.0.", "decoder.6.", "guess."),
 )
 
 

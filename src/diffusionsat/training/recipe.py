@@ -136,6 +136,8 @@ class Model:
         autoencoder: Checkpoint or autoencoder's run whose autoencoder is taken instead; compact family.
         sizes: Arguments of the trained network where it has no ``start``; of a compact ControlNet those that
             are to differ from the denoiser's.
+        design: Of a compact ControlNet without ``start``: compact, or a published one at compact size, to
+            compare with.
         lora_rank: Rank of adapters that are trained instead of the whole network; 0 trains the network.
         checkpointing: Recompute activations on the way back instead of keeping them; published family.
         temporal_attention: Of a 3D ControlNet: whether frames attend to each other.
@@ -149,6 +151,7 @@ class Model:
     parts: str = "compact"
     autoencoder: str = ""
     sizes: dict[str, Any] = field(default_factory=dict)
+    design: Literal["compact", "published-2d", "published-3d"] = "compact"
     lora_rank: Whole = 0
     checkpointing: bool = False
     temporal_attention: bool = True
@@ -165,6 +168,8 @@ class Objective:
         prediction: epsilon or v at 1000 discrete noise levels, or flow matching.
         weighting: none; min-snr; or published, min-SNR with epsilon's weight whatever is predicted.
         gamma: Of min-SNR.
+        shift: Of flow: more than 1 moves the times that are learned from towards noise, where frames that
+            steer tell most.
         regression: Learn from pure noise alone, so that one step of Euler gives the mean of the possible
             images: what a network without diffusion learns, to compare with; flow.
         kl: Of an autoencoder: weight of the divergence from a standard normal.
@@ -177,6 +182,7 @@ class Objective:
     prediction: Literal["epsilon", "v", "flow"] = "flow"
     weighting: Literal["none", "min-snr", "published"] = "none"
     gamma: Positive = 5.0
+    shift: Positive = 1.0
     regression: bool = False
     kl: Annotated[float, Field(ge=0)] = 1e-5
     perceptual: Annotated[float, Field(ge=0)] = 0.05
@@ -292,6 +298,9 @@ class Recipe:
             "data.frames is what a compact ControlNet is given; it goes with controlnet-3d of that family": (
                 (self.data.frames is not None)
                 != ((self.model.family, self.run.task) == ("compact", "controlnet-3d"))
+            ),
+            "model.design is of a compact ControlNet that has no model.start": (
+                self.model.design != "compact" and (self.data.frames is None or bool(self.model.start))
             ),
             "model.autoencoder of a ControlNet is its checkpoint's; leave it empty": (
                 self.data.frames is not None and bool(self.model.autoencoder)

@@ -3,10 +3,10 @@
 Frames are encoded one by one and once an image, since their encoder does not see the noise. At every step a
 copy of the denoiser's encoder looks at them: where it enters a level, each place attends to the same place in
 all frames. So cost grows linearly with the number of frames, and nothing tells them apart but their pixels
-and their metadata.
+and their metadata. What a frame shows can also be taken over as it is: see `_Guess`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -25,6 +25,8 @@ from diffusionsat.models.compact.denoiser import (
 from diffusionsat.models.encodings import Bandwidth, extended, relative
 from diffusionsat.models.networks import BANDS, Frames, Residuals
 
+Encode = Callable[[Tensor], Tensor]
+
 _CHUNK = 8  # frames that are encoded at once
 
 
@@ -40,6 +42,7 @@ class CompactControlNet(Encoder):
         frame_blocks: Its residual blocks at each of these sizes.
         fusion_channels: Width of the attention to the frames.
         fusion_heads: Its heads.
+        guess: Whether frames are also taken over as they are, place by place.
         **sizes: See `Encoder`.
     """
 
@@ -51,6 +54,7 @@ class CompactControlNet(Encoder):
         frame_blocks: tuple[int, int] = (1, 2),
         fusion_channels: int = 64,
         fusion_heads: int = 8,
+        guess: bool = False,
         **sizes: Any,
     ) -> None:
         super().__init__(**sizes)
@@ -64,6 +68,7 @@ class CompactControlNet(Encoder):
             "frame_blocks": tuple(frame_blocks),
             "fusion_channels": fusion_channels,
             "fusion_heads": fusion_heads,
+            "guess": guess,
         }
         half, quarter = frame_channels
         # The autoencoder's encoder, with other channels in, so that it can start from that one's weights.
@@ -82,6 +87,8 @@ class CompactControlNet(Encoder):
         self.fusions = nn.ModuleList(
             _Fusion(width, fusion_channels, fusion_heads, embedding) for width in (own[0], *own[:-1])
         )
+        latent_channels = self.sizes["latent_channels"]
+        self.guess = _Guess(own[0], quarter, fusion_channels, embedding, latent_channels) if guess else None
         self.targets = skip_widths(target_channels, self.sizes["blocks"])  # the denoiser's skips
         self.to_skips = nn.ModuleList(map(_zero_convolution, self.skips, self.targets))
         self.to_middle = _zero_convolution(own[-1], target_channels[-1])
@@ -98,14 +105,19 @@ class CompactControlNet(Encoder):
             **sizes: What differs: arguments of this class, ``channels`` for a narrower network.
         """
         network = cls(**denoiser.sizes | {"target_channels": denoiser.sizes["channels"]} | sizes)
-        _copy(denoiser, network)
+        copy_fitting(denoiser, network)
         if autoencoder is not None:
-            _copy(autoencoder.encoder, network.frame_encoder)
+            copy_fitting(autoencoder.encoder, network.frame_encoder)
             _copy_first(autoencoder.encoder[1], network.frame_encoder[1])
         return network
 
-    def encode_frames(self, frames: Frames, size: tuple[int, int], chunk: int = _CHUNK) -> tuple[Tensor, ...]:
+    def encode_frames(
+        self, frames: Frames, size: tuple[int, int], chunk: int = _CHUNK, encode: Encode | None = None
+    ) -> tuple[Tensor, ...]:
         """Keys and values of every level, each (B, T, heads, channels, h, w), and who is there, (B, T).
+
+        With a guess there come in between the frames' keys (B, T, channels, h, w), their latents
+        (B, T, C, h, w), and which of them have these, (B, T).
 
         Coarser frames are brought to the images' grid by bilinear interpolation of what is valid; a pixel is
         valid there if the one that it lies in is.
@@ -114,32 +126,38 @@ class CompactControlNet(Encoder):
             frames: H and W a whole number of times smaller than the images.
             size: Width and height of the images, multiples of four times `factor`.
             chunk: Frames that are encoded at once.
+            encode: The autoencoder's, images (N, 3, H, W) in [-1, 1] to latents; wanted for a guess.
 
         Raises:
             ConfigError: If the frames' shapes or size do not fit.
         """
-        batch, count = _check(frames, size)
+        batch, count = check_frames(frames, size)
         if count == 0:  # layers do not take an empty batch
             absent = Frames(*(part.new_zeros(batch, 1, *part.shape[2:]) for part in frames))
-            return tuple(part[:, :0] for part in self.encode_frames(absent, size))
+            return tuple(part[:, :0] for part in self.encode_frames(absent, size, chunk, encode))
         flat = (part.flatten(0, 1).split(chunk) for part in (frames.values, frames.bands, frames.valid))
-        parts = [self._encode_some(v, b, m, size) for v, b, m in zip(*flat, strict=True)]
+        parts = [self._encode_some(v, b, m, size, encode) for v, b, m in zip(*flat, strict=True)]
         joined = (torch.cat(same) for same in zip(*parts, strict=True))
         return tuple(part.unflatten(0, (batch, count)) for part in joined)
 
     def _encode_some(
-        self, values: Tensor, bands: Tensor, valid: Tensor, size: tuple[int, int]
+        self, values: Tensor, bands: Tensor, valid: Tensor, size: tuple[int, int], encode: Encode | None
     ) -> tuple[Tensor, ...]:
         """As `encode_frames`, of frames (N, ...)."""
         given = bands[:, :, None, None] & valid[:, None] & values.isfinite()
         present = given.flatten(1).any(1)
         dtype = self.conv_in.weight.dtype
-        pixels = _on_grid(torch.where(given, values, 0).to(dtype), given.to(dtype), size)
+        pixels = on_grid(torch.where(given, values, 0).to(dtype), given.to(dtype), size)
         maps = self.frame_encoder(torch.cat(pixels, dim=1))
         found = []
         for level, conv in enumerate(self.to_keys_values):
             pair = conv(F.avg_pool2d(maps, 2**level)).unflatten(1, (2, self.sizes["fusion_heads"], -1))
             found += [part.contiguous() for part in pair.unbind(1)]
+        if self.guess is not None:
+            assert encode is not None, "a guess is of the autoencoder's latents"
+            colours = slice(3)  # of `BANDS`
+            latents = encode(2 * pixels[0][:, colours] - pixels[1][:, colours])  # 0 where nothing was seen
+            found += [self.guess.keys(maps), latents, present & bands[:, colours].all(1)]
         return *found, present
 
     def residuals(
@@ -176,14 +194,25 @@ class CompactControlNet(Encoder):
         skips, middle = self.encode(x, embedded, text.to(latents.dtype), text_mask, enter)
         some = present.any(1)[:, None, None, None].to(dtype)
         to_skips = [some * conv(skip) for conv, skip in zip(self.to_skips, skips, strict=True)]
-        return to_skips, some * self.to_middle(middle)
+        to_middle = some * self.to_middle(middle)
+        if self.guess is None:
+            return Residuals(to_skips, to_middle)
+        fine = skips[self.sizes["blocks"]]  # the last of the finest level
+        return Residuals(to_skips, to_middle, *self.guess(fine, embedded, of_frames, *maps[-3:]))
 
     def forward(
-        self, latents: Tensor, time: Tensor, text: Tensor, text_mask: Tensor, numbers: Tensor, frames: Frames
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        numbers: Tensor,
+        frames: Frames,
+        encode: Encode | None = None,
     ) -> Residuals:
         """`encode_frames` and `residuals` in one, as training wants them."""
         size = (FACTOR * latents.shape[3], FACTOR * latents.shape[2])
-        features = self.encode_frames(frames, size, chunk=max(1, frames.bands.shape[:2].numel()))
+        features = self.encode_frames(frames, size, max(1, frames.bands.shape[:2].numel()), encode)
         return self.residuals(latents, time, text, text_mask, numbers, features, frames.numbers)
 
 
@@ -251,6 +280,54 @@ class _Fusion(nn.Module):
         return x + self.out(found.flatten(1, 2))
 
 
+class _Guess(nn.Module):
+    """Each place takes a frame's latents over as they are, or none's: a softmax over the frames and nothing.
+
+    Without it what did not change between two dates has to be drawn again, through the frozen way up, which
+    takes far longer to learn than to leave it.
+    """
+
+    def __init__(self, width: int, quarter: int, channels: int, embedding: int, latent_channels: int) -> None:
+        super().__init__()
+        self.norm = PixelNorm(width)
+        self.modulation = nn.Linear(embedding, 2 * width)
+        self.q = nn.Conv2d(width, channels, 1)
+        self.keys = nn.Conv2d(quarter, channels, 1)
+        # At the start nothing is taken over, and a frame's metadata changes nothing.
+        self.nothing = nn.Conv2d(width, 1, 1)
+        self.of_frame = nn.Linear(embedding, channels + 2 * latent_channels)
+        for part in (self.nothing, self.of_frame):
+            for parameter in part.parameters():
+                nn.init.zeros_(parameter)
+        assert self.nothing.bias is not None
+        nn.init.constant_(self.nothing.bias, 3.0)
+
+    def forward(
+        self, x: Tensor, embedded: Tensor, of_frames: Tensor, keys: Tensor, latents: Tensor, shown: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The guess and its share of `Residuals`, both float32.
+
+        Args:
+            x: Features of the noisy latents, (B, width, h, w).
+            embedded: As in `_Fusion.forward`, and so the next.
+            of_frames: (B, T, embedding).
+            keys: Of the frames' pixels, (B, T, channels, h, w).
+            latents: Of the frames, (B, T, C, h, w).
+            shown: Which frames have them, (B, T).
+        """
+        scale, shift = self.modulation(embedded)[:, :, None, None].chunk(2, dim=1)
+        x = self.norm(x) * (1 + scale) + shift
+        q, channels = self.q(x), latents.shape[2]
+        key, gain, more = self.of_frame(of_frames)[..., None, None].split([q.shape[1], channels, channels], 2)
+        logits = (q[:, None] * (keys + key)).sum(2).float() / q.shape[1] ** 0.5
+        # A frame given twice weighs no more than once, against nothing too.
+        logits = logits - shown.sum(1).clamp(min=1).log()[:, None, None, None]
+        logits = logits.masked_fill(~shown[:, :, None, None], torch.finfo(logits.dtype).min)
+        weights = torch.cat([logits, self.nothing(x).float()], dim=1).softmax(1)[:, :-1, None]
+        latents = latents.float() * (1 + gain.float()) + more.float()
+        return (weights * latents).sum(1), weights.sum(1)
+
+
 def _zero_convolution(width_in: int, width: int) -> nn.Conv2d:
     conv = nn.Conv2d(width_in, width, 1)
     for parameter in conv.parameters():
@@ -258,7 +335,7 @@ def _zero_convolution(width_in: int, width: int) -> nn.Conv2d:
     return conv
 
 
-def _check(frames: Frames, size: tuple[int, int]) -> tuple[int, int]:
+def check_frames(frames: Frames, size: tuple[int, int]) -> tuple[int, int]:
     """Batch and number of frames, if everything fits."""
     shapes = [tuple(part.shape) for part in frames]
     batch, count, _, height, width = shapes[0] if len(shapes[0]) == 5 else (0,) * 5
@@ -276,7 +353,7 @@ def _check(frames: Frames, size: tuple[int, int]) -> tuple[int, int]:
     return batch, count
 
 
-def _on_grid(values: Tensor, given: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def on_grid(values: Tensor, given: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Values, 0 where not given, and where they are given (both (N, C, H, W)) on a finer grid."""
     shape = (size[1], size[0])
     if values.shape[2:] == shape:
@@ -288,7 +365,7 @@ def _on_grid(values: Tensor, given: Tensor, size: tuple[int, int]) -> tuple[Tens
 
 
 @torch.no_grad()
-def _copy(source: nn.Module, target: nn.Module) -> None:
+def copy_fitting(source: nn.Module, target: nn.Module) -> None:
     """Copy the tensors that have the same name and shape in both."""
     theirs = source.state_dict()
     for name, tensor in target.state_dict().items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffusionsat.models.encodings import ENCODINGS, Bandwidth, timestep
 from diffusionsat.models.networks import Residuals
 
-_GROUPS = 16
+GROUPS = 16
 _TIME_FEATURES = 128
 
 
@@ -138,7 +138,7 @@ class CompactDenoiser(Encoder):
                 width = narrower
             if level > 0:
                 self.up.append(_Upsample(width))
-        self.norm_out = nn.GroupNorm(_GROUPS, width)
+        self.norm_out = nn.GroupNorm(GROUPS, width)
         self.conv_out = nn.Conv2d(width, self.sizes["latent_channels"], 3, padding=1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
@@ -160,7 +160,7 @@ class CompactDenoiser(Encoder):
             text: Token states, (B, T, text_width).
             text_mask: (B, T), True on tokens, False on padding.
             metadata: Numbers as `diffusionsat.models.encodings.numbers` gives them, (B, 7), NaN unknown.
-            residuals: What a ControlNet adds to the skips and to the middle.
+            residuals: What a ControlNet adds. A guess is of what flow matching calls clean.
 
         Returns:
             Prediction, (B, C, h, w).
@@ -169,15 +169,19 @@ class CompactDenoiser(Encoder):
         text = text.to(latents.dtype)
         skips, x = self.encode(self.conv_in(latents), embedded, text, text_mask)
         if residuals is not None:
-            to_skips, to_middle = residuals
-            skips = [skip + more for skip, more in zip(skips, to_skips, strict=True)]
-            x = x + to_middle
+            skips = [skip + more for skip, more in zip(skips, residuals.skips, strict=True)]
+            x = x + residuals.middle
         for layer in self.up:
             if isinstance(layer, Block):
                 x = layer(torch.cat([x, skips.pop()], dim=1), embedded, text, text_mask)
             else:
                 x = layer(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        velocity = self.conv_out(F.silu(self.norm_out(x)))
+        if residuals is None or residuals.guess is None or residuals.share is None:
+            return velocity
+        # The clean estimate, latents - time * velocity, moves towards the guess by time * share.
+        clean = latents.float() - time.float()[:, None, None, None] * velocity.float()
+        return (velocity.float() + residuals.share * clean - residuals.guess).to(velocity.dtype)
 
 
 class Conditioning(nn.Module):
@@ -232,10 +236,10 @@ class Block(nn.Module):
         self, width_in: int, width: int, embedding: int, text_width: int, head_width: int | None
     ) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(_GROUPS, width_in)
+        self.norm_in = nn.GroupNorm(GROUPS, width_in)
         self.conv_in = nn.Conv2d(width_in, width, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * width)
-        self.norm = nn.GroupNorm(_GROUPS, width)
+        self.norm = nn.GroupNorm(GROUPS, width)
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)

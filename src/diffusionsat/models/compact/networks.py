@@ -1,13 +1,14 @@
 """The compact family behind the protocol that jobs use."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
-from diffusionsat.models.compact.control import CompactControlNet
 from diffusionsat.models.compact.denoiser import CompactDenoiser
+from diffusionsat.models.compact.designs import ControlNet
 from diffusionsat.models.compact.text import Prompter
 from diffusionsat.models.networks import Frames, Residuals
 
@@ -74,12 +75,13 @@ class CompactControl:
 
     Args:
         network: What steers.
+        encode: Images to latents; wanted by a network with a guess.
     """
 
     ranges: dict[int, tuple[float, float]] | None = None
 
-    def __init__(self, network: CompactControlNet) -> None:
-        self.network, self.dtype = network, torch.float32
+    def __init__(self, network: ControlNet, encode: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.network, self.encode, self.dtype = network, encode, torch.float32
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the network; metadata's and words' embeddings stay in float32."""
@@ -88,7 +90,7 @@ class CompactControl:
 
     def frames(self, frames: Frames, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """See `CompactControlNet.encode_frames`."""
-        return self.network.encode_frames(frames, size)
+        return self.network.encode_frames(frames, size, encode=self.encode)
 
     def residuals(
         self,

@@ -92,14 +92,13 @@ class PublishedNetworks:
         residuals: Residuals | None = None,
     ) -> Tensor:
         """Epsilon, v or x0, as the checkpoint's schedule says."""
-        to_skips, to_middle = residuals or (None, None)
         return self.unet(
             latents.to(self.unet.dtype),
             time,
             text[0],
             metadata=published(numbers),
-            down_block_additional_residuals=to_skips,
-            mid_block_additional_residual=to_middle,
+            down_block_additional_residuals=residuals and residuals.skips,
+            mid_block_additional_residual=residuals and residuals.middle,
         ).sample
 
     def encode(self, image: Tensor) -> Tensor:
@@ -166,7 +165,7 @@ class PublishedControl:
     ) -> Residuals:
         """What the network's call gives."""
         dtype, of_frames = self.network.dtype, published(frame_numbers).transpose(1, 2)
-        return self.network(
+        to_skips, to_middle = self.network(
             latents.to(dtype),
             time,
             text[0],
@@ -175,6 +174,7 @@ class PublishedControl:
             cond_metadata=of_frames,
             return_dict=False,
         )
+        return Residuals(to_skips, to_middle)
 
 
 def _reduced(frames: Frames, size: tuple[int, int]) -> Frames:
