@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from steering import SIZES, TARGET, at, inputs, randomised, seen, steer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,52 +18,12 @@ from diffusionsat.models.compact.networks import CompactControl
 from diffusionsat.models.encodings import Bandwidth, numbers, relative
 from diffusionsat.models.networks import BANDS, Frames, Residuals
 
-SIZES = {
-    "channels": (16, 32),
-    "blocks": 1,
-    "attention": (False, True),
-    "head_width": 16,
-    "embedding": 32,
-    "text_width": 24,
-}
 OURS = {"frame_channels": (8, 12), "frame_blocks": (1, 1), "fusion_channels": 16, "fusion_heads": 4}
-TARGET = Metadata(lon=7, lat=47, gsd=10, cloud_cover=0, date="2020-06-15")
-DATES = ("2019-07-14", "2020-01", "2021", None, "2016-02-29", "2024-12-31", "2018-03-03", "2020-06-01")
-
-
-def randomised(network, seed=0):
-    """The network with every parameter drawn anew, so that nothing that starts at zero hides a fault."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    return network.eval()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "guess"])
 def network(request):
     return randomised(CompactControlNet(**SIZES, **OURS, guess=request.param))
-
-
-def seen(batch=2, count=3, side=32, seed=1):
-    """Frames of different bands, holes, dates and gsd."""
-    g = torch.Generator().manual_seed(seed)
-    known = [Metadata(lon=7, lat=47, gsd=10.0 + 5 * t, date=DATES[t % 8]) for t in range(count)]
-    bands = torch.rand(batch, count, len(BANDS), generator=g) < 0.7
-    bands[:, :, 0] = True
-    return Frames(
-        torch.rand(batch, count, len(BANDS), side, side, generator=g),
-        bands,
-        torch.rand(batch, count, side, side, generator=g) < 0.9,
-        numbers(known).expand(batch, count, 7),
-    )
-
-
-def inputs(batch=2, side=8):
-    g = torch.Generator().manual_seed(2)
-    text = torch.randn(batch, 5, SIZES["text_width"], generator=g)
-    latents = torch.randn(batch, 4, side, side, generator=g)
-    mask = torch.ones(batch, 5, dtype=torch.bool)
-    return [latents, torch.full((batch,), 0.5), text, mask, numbers([TARGET] * batch)]
 
 
 def encode(images):
@@ -73,17 +34,13 @@ def encode(images):
 @torch.no_grad()
 def steered(network, given, frames):
     """All residuals of an image as one row."""
-    skips, *others = network(*given, frames, encode)
+    skips, *others = steer(network, given, frames, encode)
     there = [r for r in (*skips, *others) if r is not None]
     return torch.cat([r.flatten(1) for r in there], dim=1)
 
 
 def joined(*several):
     return Frames(*(torch.cat(parts, dim=1) for parts in zip(*several, strict=True)))
-
-
-def at(frames, order):
-    return Frames(*(part[:, order] for part in frames))
 
 
 def test_it_starts_from_the_denoiser_and_changes_nothing():
@@ -93,10 +50,10 @@ def test_it_starts_from_the_denoiser_and_changes_nothing():
         assert network.state_dict()[name].equal(denoiser.state_dict()[name])
     given = inputs()
     with torch.no_grad():
-        residuals = network(*given, seen())
+        residuals = steer(network, given, seen())
         assert [r.shape[1] for r in residuals[0]] == denoiser.skips
         assert denoiser(*given, residuals=residuals).equal(denoiser(*given))
-        changed = randomised(network)(*given, seen())
+        changed = steer(randomised(network), given, seen())
         assert (denoiser(*given, residuals=changed) - denoiser(*given)).abs().max() > 1e-3
 
 
@@ -105,7 +62,7 @@ def test_a_narrower_one_serves_the_same_denoiser():
     network = randomised(CompactControlNet.from_denoiser(denoiser, channels=(16, 16), **OURS))
     assert sum(p.numel() for p in network.parameters()) < sum(p.numel() for p in denoiser.parameters())
     with torch.no_grad():
-        assert denoiser(*inputs(), residuals=network(*inputs(), seen())).isfinite().all()
+        assert denoiser(*inputs(), residuals=steer(network, inputs(), seen())).isfinite().all()
 
 
 @torch.no_grad()
@@ -129,7 +86,7 @@ def test_a_guess_begins_as_the_latents_of_the_frames():
     frames = seen(1, 3)
     frames.valid[:] = True
     frames.bands[0, :, :3] = torch.tensor([[True, True, True], [True, False, True], [False, False, False]])
-    found = network(*inputs(1), frames, encode)
+    found = steer(network, inputs(1), frames, encode)
     expected = encode(2 * frames.values[:, 0, :3] - 1)  # the only one that shows all colours
     torch.testing.assert_close(found.guess / found.share, expected)
     assert 0 < found.share.min() < found.share.max() < 0.3, "frames are hardly taken over before training"
@@ -348,7 +305,7 @@ def test_gradients_reach_every_parameter(network):
     given[4][1] = torch.nan  # so that every null is used too
     frames = frames._replace(numbers=frames.numbers.clone())
     frames.numbers[:, 0, 3], frames.numbers[:, 3] = 20, torch.nan
-    skips, *others = network(*given, frames, encode)
+    skips, *others = steer(network, given, frames, encode)
     network.zero_grad()
     sum((r**2).sum() for r in (*skips, *others) if r is not None).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]

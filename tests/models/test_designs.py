@@ -6,6 +6,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 import torch.nn.functional as F
+from steering import SIZES, at, inputs, randomised, seen, steer
 
 from diffusionsat import CheckpointError, ConfigError, DiffusionSat, Guidance, Metadata
 from diffusionsat.checkpoints.layout import add_control, read_config
@@ -19,60 +20,18 @@ from diffusionsat.models.compact.designs import (
     _Temporal,
 )
 from diffusionsat.models.compact.networks import CompactControl
-from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import BANDS, Frames
 from diffusionsat.training.recipe import Model
 
-SIZES = {
-    "channels": (16, 32),
-    "blocks": 1,
-    "attention": (False, True),
-    "head_width": 16,
-    "embedding": 32,
-    "text_width": 24,
-}
 OURS = {"condition_channels": (4, 6, 8)}
-DATES = ("2019-07-14", "2020-01", "2021", "2016-02-29", "2024-12-31")
 PUBLISHED = pytest.mark.parametrize("kind", [StackedControlNet, SequenceControlNet])
-
-
-def randomised(network, seed=0):
-    """The network with every parameter drawn anew, so that nothing that starts at zero hides a fault."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    return network.eval()
-
-
-def seen(batch=2, count=3, side=32, seed=1):
-    """Frames of different bands, holes, dates and gsd."""
-    g = torch.Generator().manual_seed(seed)
-    known = [Metadata(lon=7, lat=47, gsd=10.0 + 5 * t, date=DATES[t % 5]) for t in range(count)]
-    return Frames(
-        torch.rand(batch, count, len(BANDS), side, side, generator=g),
-        torch.rand(batch, count, len(BANDS), generator=g) < 0.7,
-        torch.rand(batch, count, side, side, generator=g) < 0.9,
-        numbers(known).expand(batch, count, 7),
-    )
-
-
-def inputs(batch=2, side=8):
-    g = torch.Generator().manual_seed(2)
-    text = torch.randn(batch, 5, SIZES["text_width"], generator=g)
-    latents = torch.randn(batch, 4, side, side, generator=g)
-    known = numbers([Metadata(lon=7, lat=47, gsd=10, cloud_cover=0, date="2020-06-15")] * batch)
-    return [latents, torch.full((batch,), 0.5), text, torch.ones(batch, 5, dtype=torch.bool), known]
 
 
 @torch.no_grad()
 def steered(network, given, frames):
     """All residuals of an image as one row."""
-    skips, middle, *_ = network(*given, frames)
+    skips, middle, *_ = steer(network, given, frames)
     return torch.cat([r.flatten(1) for r in (*skips, middle)], dim=1)
-
-
-def at(frames, order):
-    return Frames(*(part[:, order] for part in frames))
 
 
 def close(ours, expected):
@@ -87,10 +46,10 @@ def test_it_starts_from_the_denoiser_and_changes_nothing(kind):
         assert network.state_dict()[name].equal(denoiser.state_dict()[name])
     given = inputs()
     with torch.no_grad():
-        skips, middle, *_ = network(*given, seen())
+        skips, middle, *_ = steer(network, given, seen())
         assert [r.shape[1] for r in skips] == denoiser.skips
         assert not any(r.any() for r in (*skips, middle))
-        changed = randomised(network)(*given, seen())
+        changed = steer(randomised(network), given, seen())
         assert (denoiser(*given, residuals=changed) - denoiser(*given)).abs().max() > 1e-3
     with pytest.raises(ValueError, match="must be those of the denoiser"):
         kind.from_denoiser(denoiser, channels=(16, 16))
@@ -176,14 +135,15 @@ def test_frames_are_in_the_order_of_their_dates(kind):
 
 
 def test_the_stack_is_black_where_there_is_no_frame():
-    network, frames = randomised(StackedControlNet(**SIZES, **OURS, most_frames=6)), seen(count=4)
+    network = randomised(StackedControlNet(**SIZES, **OURS, most_frames=6))
+    frames = at(seen(count=4), [3, 0, 2, 1])  # the first has no date
     frames.bands[0, 1], frames.valid[1, 2] = False, False
     stacks = []
     network.condition.register_forward_pre_hook(lambda _, args: stacks.append(args[0]))
     steered(network, inputs(), frames)
     given = frames.bands[..., None, None] & frames.valid[:, :, None]
     expected = torch.zeros(2, 6, len(BANDS), 32, 32)
-    for image, order in enumerate(([3, 0, 2], [3, 0, 1])):  # by date; the absent one is left out
+    for image, order in enumerate(([3, 2, 0], [1, 3, 0])):  # by date; the absent one is left out
         expected[image, :3] = (frames.values * given)[image, order]
     assert stacks[0].equal(expected.flatten(1, 2))
 
@@ -241,11 +201,11 @@ def test_gradients_reach_every_parameter(kind):
     for name, parameter in network.named_parameters():
         if name.endswith("share"):
             parameter.data.fill_(0.5)
-    skips, middle, *_ = network(*given, frames)
+    skips, middle, *_ = steer(network, given, frames)
     sum((r**2).sum() for r in (*skips, middle)).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
     frames.bands[:] = False
-    sum(r.sum() for r in network(*given, frames)[0]).backward()  # of an image without frames too
+    sum(r.sum() for r in steer(network, given, frames)[0]).backward()  # of an image without frames too
 
 
 @PUBLISHED

@@ -71,7 +71,9 @@ def test_training_sees_what_jobs_see(tiny, tmp_path, design):
     with torch.no_grad():
         ours = family.predict(family.network, batch.noise, batch.level, replace(batch, frames=tuple(frames)))
         known = (batch.noise, batch.level, *batch.text, batch.numbers)
-        steered = family.networks.denoiser(*known, residuals=family.network(*known, frames))
+        seen = family.network.encode_frames(frames, (32, 32))
+        residuals = family.network.residuals(*known, seen, frames.numbers)
+        steered = family.networks.denoiser(*known, residuals=residuals)
     torch.testing.assert_close(ours, steered, atol=1e-5, rtol=1e-4)
     assert (ours - family.networks.denoiser(*known)).abs().max() > 1e-3
 

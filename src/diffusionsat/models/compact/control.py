@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionsat.errors import ConfigError
-from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder, PixelNorm, ResidualBlock
+from diffusionsat.models.compact.autoencoder import CompactAutoencoder, PixelNorm, ResidualBlock
 from diffusionsat.models.compact.denoiser import (
     CompactDenoiser,
     Encoder,
@@ -199,21 +199,6 @@ class CompactControlNet(Encoder):
             return Residuals(to_skips, to_middle)
         fine = skips[self.sizes["blocks"]]  # the last of the finest level
         return Residuals(to_skips, to_middle, *self.guess(fine, embedded, of_frames, *maps[-3:]))
-
-    def forward(
-        self,
-        latents: Tensor,
-        time: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        numbers: Tensor,
-        frames: Frames,
-        encode: Encode | None = None,
-    ) -> Residuals:
-        """`encode_frames` and `residuals` in one, as training wants them."""
-        size = (FACTOR * latents.shape[3], FACTOR * latents.shape[2])
-        features = self.encode_frames(frames, size, max(1, frames.bands.shape[:2].numel()), encode)
-        return self.residuals(latents, time, text, text_mask, numbers, features, frames.numbers)
 
 
 class _FrameEmbedding(nn.Module):

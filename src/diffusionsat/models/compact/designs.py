@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusionsat.models.compact.autoencoder import FACTOR, CompactAutoencoder
+from diffusionsat.models.compact.autoencoder import CompactAutoencoder
 from diffusionsat.models.compact.control import CompactControlNet, check_frames, copy_fitting, on_grid
 from diffusionsat.models.compact.denoiser import GROUPS, CompactDenoiser, Encoder, add_fields
 from diffusionsat.models.networks import BANDS, Frames, Residuals
@@ -89,14 +89,6 @@ class _Published(Encoder, ABC):
         year, month, day = frames.numbers[..., 4:].unbind(-1)
         date = 372 * year + 31 * month.nan_to_num(nan=6.5) + day.nan_to_num(nan=15.5)
         return pixels.unflatten(0, shape), date, given.flatten(2).any(2)
-
-    def forward(
-        self, latents: Tensor, time: Tensor, text: Tensor, text_mask: Tensor, numbers: Tensor, frames: Frames
-    ) -> Residuals:
-        """`encode_frames` and `residuals` in one."""
-        size = (FACTOR * latents.shape[3], FACTOR * latents.shape[2])
-        features = self.encode_frames(frames, size)
-        return self.residuals(latents, time, text, text_mask, numbers, features, frames.numbers)
 
     @abstractmethod
     def residuals(
