@@ -88,7 +88,7 @@ PARTS = {
         "Sharper by 4",
         SHARP,
         {"task": "upscale", "samples": 4},
-        ("pairs", "feature_distances", "against baselines", "samples"),
+        ("pairs", "feature_distances", "against baselines", "samples", "no particular bias"),
     ),
     "predict": Part(
         "Another date", DATES, {"task": "predict"}, ("pairs", "against baselines", "more frames")
@@ -175,27 +175,32 @@ def _on_images(found: dict[str, Any]) -> str:
     network = found["tables"]["quality"][-1]["features"]
     made, real = (lines(found, "quality", features=network, set=kind)[0] for kind in ("generated", "real"))
     nothing = lines(found, "metadata that lack or lie", features=network, told="nothing")[0]
-    words = lines(found, "words")[0]
+    read = "".join(
+        f"; the class is read as asked in {value(x['read']):.0%} (real {x['read_real']:.0%}, chance "
+        f"{x['read_by_chance']:.0%})"
+        for x in lines(found, "words")[:1]  # few images of a data set tell nothing
+    )
+    covered = f", coverage {made['coverage']:.2f} (real {real['coverage']:.2f})" if "coverage" in made else ""
     return (
         f"**Images**: Fréchet distance on {network} {made['frechet_distance']:.1f} (real images of that "
-        f"number {real['frechet_distance']:.1f}; told nothing {nothing['frechet_distance']:.1f}), coverage "
-        f"{made['coverage']:.2f} (real {real['coverage']:.2f}); the class is read as asked in "
-        f"{value(words['read']):.0%} (real {words['read_real']:.0%}, chance {words['read_by_chance']:.0%})."
+        f"number {real['frechet_distance']:.1f}; told nothing {nothing['frechet_distance']:.1f})"
+        f"{covered}{read}."
     )
 
 
 def _on_fields(found: dict[str, Any]) -> str:
-    said = [
-        f"{x['field']} {value(x['controllability']):.2f}"
-        for x in lines(found, "controllability")
-        if not x["probe"].startswith("linear")
-    ]
-    order = [
-        f"{x['swept']} {value(x['order']):.2f}"
-        for x in lines(found, "sweeps")
-        if not x["probe"].startswith("linear")
-    ]
-    return f"**Metadata** (1 is obeyed, 0 ignored): {', '.join(said)}; order of sweeps: {', '.join(order)}."
+    obeyed = _by_first_probe(found, "controllability", "field", "controllability")
+    order = _by_first_probe(found, "sweeps", "swept", "order")
+    told = [*([obeyed] if obeyed else []), *([f"order of sweeps: {order}"] if order else [])]
+    return f"**Metadata** (1 is obeyed, 0 ignored): {'; '.join(told)}." if told else ""
+
+
+def _by_first_probe(found: dict[str, Any], table: str, field: str, figure: str) -> str:
+    """A figure of each field by the first probe that reads it, the classifier where it does."""
+    first: dict[str, float] = {}
+    for line in lines(found, table):
+        first.setdefault(line[field], value(line[figure]))
+    return ", ".join(f"{name} {figure:.2f}" for name, figure in first.items())
 
 
 def _gain(found: dict[str, Any], **about: Any) -> str:
@@ -256,7 +261,7 @@ def _on_audit(found: dict[str, Any]) -> str:
 
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "generate": lambda found: f"{_on_images(found)}\n- {_on_fields(found)}",
+    "generate": lambda found: "\n- ".join(filter(None, (_on_images(found), _on_fields(found)))),
     "upscale": _on_upscale,
     "predict": _on_predict,
     "inpaint": _on_holes("Holes"),

@@ -8,7 +8,9 @@ import rasterio
 from affine import Affine
 from PIL import Image
 
+from diffusionsat import ConfigError, RasterError
 from diffusionsat.cli.main import run
+from diffusionsat.cli.options import parse_dates
 
 
 @pytest.fixture
@@ -92,6 +94,70 @@ def test_predict_one_date_and_a_series(command):
     code, _, err = command("predict", "2018.tif@2018", "-o", "b.tif")
     assert code == 2
     assert "--date" in err
+
+
+def test_a_series_goes_on_where_it_was_stopped(command, houses, monkeypatch):
+    words = ("predict", "2018.tif@2018", "--dates", "2019/2021", "-o", "s.gif")
+    from diffusionsat.tasks import animation
+
+    with monkeypatch.context() as patch:
+        patch.setattr(animation, "animate", lambda *_, **__: (_ for _ in ()).throw(RasterError("No room.")))
+        code, lines, err = command(*words)
+    assert (code, len(lines)) == (3, 3)
+    assert "No room. The same command goes on from here." in err
+    kept = (houses / "s-2020.tif").read_bytes()
+    (houses / "s-2021.tif").unlink()
+    code, lines, _ = command(*words)
+    assert (code, [line["path"] for line in lines]) == (0, ["s-2021.tif"])
+    assert (houses / "s-2020.tif").read_bytes() == kept
+    with Image.open("s.gif") as gif:
+        assert gif.n_frames == 3
+    (houses / "s.gif").unlink()
+    code, lines, err = command(*words, "--seed", "1")
+    assert (code, lines) == (2, [])
+    assert "s-2019.tif exists" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "dates"),
+    [
+        ("2019,2021-07,2019", ["2019", "2021-07"]),
+        ("2019-11/2021-02", [f"2019-{m}" for m in (11, 12)] + [f"2020-{m:02}" for m in range(1, 13)]
+         + ["2021-01", "2021-02"]),
+        ("2000/2020/5", ["2000", "2005", "2010", "2015", "2020"]),
+    ],
+)  # fmt: skip
+def test_dates_of_a_series(text, dates):
+    assert parse_dates(text) == dates
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("2021/2019", "from early to late"),
+        ("2019/2020-02", "from early to late"),
+        ("2019/2020/0", "A/B/N"),
+        ("2019-01-01/2019-12-31", "365 dates; at most 100"),
+    ],
+)
+def test_what_is_no_series(text, says):
+    with pytest.raises(ConfigError, match=says):
+        parse_dates(text)
+
+
+def test_a_released_controlnet_is_given_by_its_path(published, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(published.parent)
+    names = ["B04", "B03", "B02", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
+    values = np.random.default_rng(0).integers(500, 2500, (10, 16, 16)).astype(np.uint16)
+    place = {"crs": "EPSG:32632", "transform": Affine(10, 0, 5e5, 0, -10, 5.2e6), "nodata": 0}
+    size = {"driver": "GTiff", "width": 16, "height": 16, "count": 10, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "in.tif", "w", **size, **place) as file:
+        file.write(values)
+        file.descriptions = names
+    words = ["--model", str(published), "--control", "./superres", "--steps", "1", "--precision", "fp32"]
+    assert run(["upscale", str(tmp_path / "in.tif"), *words, "-o", str(tmp_path / "out.tif")]) == 0
+    assert json.loads(capsys.readouterr().out)["control"] == "./superres"
+    assert pixels(tmp_path / "out.tif").shape == (3, 64, 64)
 
 
 def test_inpaint_edit_and_declouds(command):

@@ -15,6 +15,7 @@ from fakes import webdataset as shards
 
 from diffusionsat import DatasetError, Metadata
 from diffusionsat.data.adapters import ADAPTERS, pickles
+from diffusionsat.data.parquet import read_samples
 from diffusionsat.data.records import Bad, Frame, Record
 from diffusionsat.data.sensors import Scaling
 
@@ -539,11 +540,14 @@ def test_parquet_of_images_and_of_sequences(tables):
     assert "cannot be read as Parquet" in read("parquet", tables)[1]["test.parquet"]
 
 
-def test_days_that_are_not_the_images_own_become_months(tables):
-    tables.rename(tables.parent / "wildfire_california")
-    records, _ = read("parquet", tables.parent / "wildfire_california")
+@pytest.mark.parametrize("name", ["wildfire_california", "wildfire_karabuk"])
+def test_days_that_are_not_the_images_own_become_months(tables, name):
+    folder = tables.rename(tables.parent / name)
+    records, _ = read("parquet", folder)
     assert records["s"].frames[0].metadata.date == "2021-04"
     assert records["a"].frames[0].metadata.date == "2019"
+    dates = [image.metadata.date for image in read_samples(folder / "test.parquet", name)]
+    assert dates == ["2021-04"]
 
 
 def remove(*patterns):

@@ -7,18 +7,14 @@ from PIL import Image
 from diffusionsat import DatasetError, Metadata
 from diffusionsat.data.captions import PHRASES, caption, in_words
 from diffusionsat.data.crops import draw
-from diffusionsat.data.parquet import Sample, read_samples
+from diffusionsat.data.parquet import read_samples
+from diffusionsat.data.sources import held_out
 
 
 def encoded(pixels):
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
-
-
-def sample(pixels=None, **known):
-    pixels = np.zeros((8, 8, 3), np.uint8) if pixels is None else pixels
-    return Sample(key="k", source="s", encoded=encoded(pixels), metadata=Metadata(**known))
 
 
 def compass(side):
@@ -77,10 +73,7 @@ def test_crops_without_gsd_or_place():
 
 def test_captions_vary_and_keep_the_test_words_out():
     rng = np.random.default_rng(0)
-    labelled = Sample(
-        key="k", source="eurosat_rgb", encoded=b"", metadata=Metadata(date="2019-07"), label="Forest"
-    )
-    texts = {caption(labelled, rng) for _ in range(300)}
+    texts = {caption("", rng, source="eurosat_rgb", label="Forest", month=7) for _ in range(300)}
     assert len(texts) > 20
     assert any("July" in t for t in texts)
     every = (
@@ -110,19 +103,16 @@ def test_numbers_in_words(known, words):
 
 
 def test_a_sentence_of_the_source_is_used():
-    told = Sample(key="k", source="s", encoded=b"", metadata=Metadata(), label="x", caption="A port.")
-    assert caption(told, np.random.default_rng(0)) == "A port."
-    nothing = Sample(key="k", source="s", encoded=b"", metadata=Metadata())
-    assert caption(nothing, np.random.default_rng(0)) == ""
+    rng = np.random.default_rng(0)
+    assert caption("A port.", rng, source="s", label="x") == "A port."
+    assert caption("", rng, source="s") == ""
 
 
 def test_a_tenth_of_the_places_is_held_out():
-    def held_out(**known):
-        return sample(**known).held_out
-
-    share = np.mean([held_out(lon=lon, lat=lat) for lon in range(-180, 180, 4) for lat in range(-60, 60, 4)])
-    assert share == pytest.approx(0.1, abs=0.02)
-    assert held_out(lon=7.2, lat=46.1) == held_out(lon=7.9, lat=46.8, gsd=3)
+    cells = [(lon, lat) for lon in range(-180, 180, 4) for lat in range(-60, 60, 4)]
+    assert np.mean([held_out("s", "k", *cell) for cell in cells]) == pytest.approx(0.1, abs=0.02)
+    assert all(held_out("s", "k", lon + 0.2, lat) == held_out("t", "l", lon + 0.9, lat) for lon, lat in cells)
+    assert np.mean([held_out("s", str(k), None, 5.0) for k in range(2000)]) == pytest.approx(0.1, abs=0.02)
 
 
 def test_parquet_of_images_and_sequences(tmp_path):

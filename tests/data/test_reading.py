@@ -18,7 +18,6 @@ from fakes import files
 
 from diffusionsat.data import shards, sources
 from diffusionsat.data.crops import Crop
-from diffusionsat.data.parquet import Sample
 from diffusionsat.data.preparing import Job, prepare
 from diffusionsat.data.reading import BLOCK, Companions, Mixture
 from diffusionsat.data.records import Frame, Record
@@ -199,9 +198,21 @@ def test_held_out_places_are_for_validation_alone(root):
     assert 0.06 < len(validation) / 1000 < 0.14
     samples = list(sources.scan(one.sources[0]._open("train.parquet"), "t"))
     for entry, held in zip(samples, one.sources[0].images.held_out, strict=True):
-        known = Metadata(lon=entry["lon"], lat=entry["lat"])
-        assert Sample(key=entry["place"], source="placed", encoded=b"", metadata=known).held_out == held
+        assert sources.held_out("placed", entry["place"], entry["lon"], entry["lat"]) == held
     same(other.example(5, 8), mixture(root, "placed", "small").validation().example(5, 8))
+
+
+def test_where_nothing_is_held_out_there_is_no_validation(tmp_path):
+    lon = next(lon for lon in range(180) if not sources.held_out("one", "", lon, 0.5))
+    records = [image(f"o{i}", "one", 8, i, lon=lon + 0.5, lat=0.5) for i in range(20)]
+    assert mixture(write(tmp_path / "one", records).parent, "one").validation() is None
+
+
+def test_a_source_without_colours_is_refused_as_such(tmp_path):
+    bands = sequence("q", "bands", count=1).frames[1:]
+    write(tmp_path / "bands", [replace(sequence(f"q{i}", "bands"), frames=bands) for i in range(9)])
+    with pytest.raises(DatasetError, match="it needs red, green and blue"):
+        mixture(tmp_path, "bands")
 
 
 def test_what_shows_one_place_is_held_out_together(tmp_path):
@@ -218,6 +229,22 @@ def test_what_shows_one_place_is_held_out_together(tmp_path):
     rows = images.held_out.reshape(60, 3)
     assert 1 < rows[:, 0].sum() < 15
     assert np.array_equal(rows, np.repeat(rows[:, :1], 3, axis=1))
+
+
+def test_an_image_whose_place_is_withheld_may_be_turned_any_way(root):
+    one = mixture(root, "placed", unplaced=0.4)
+    ways: dict[bool, set[int]] = {True: set(), False: set()}
+    known = []
+    for position in range(300):
+        example = one.example(position, 8)
+        source, row = one._streams[8].draw(position)
+        pixels = source.record(row).frames[0].rgb()
+        turned = [np.rot90(side, n) for side in (pixels, pixels[:, ::-1]) for n in range(4)]
+        known.append(example.metadata.lon is not None)
+        assert known[-1] == (example.metadata.lat is not None)
+        ways[known[-1]].add(next(i for i, way in enumerate(turned) if np.array_equal(way, example.pixels)))
+    assert ways == {True: {0, 4}, False: set(range(8))}, "as it lies or mirrored; any of the eight"
+    assert 0.5 < np.mean(known) < 0.7
 
 
 def test_frames_are_single_images_and_captions_lose_pieces(root):

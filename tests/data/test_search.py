@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 
 from diffusionsat import ConfigError, MetadataError, RasterError
+from diffusionsat.cli.main import run
 
 pytest.importorskip("pystac_client", reason="the extra [stac] is not installed")
 from diffusionsat.data.search import least_cloudy
@@ -192,6 +193,23 @@ def test_a_part_around_the_place_and_some_bands(catalogue):
     assert np.array_equal(part.read(range(part.height), range(part.width))[0], whole.read(rows, columns)[0])
     with pytest.raises(RasterError, match="lie outside"):
         least_cloudy(catalogue.url, (8.991, 46.959), "2023/2023", size=(4, 4))
+
+
+def test_the_command_sharpens_a_part_of_what_is_found(catalogue, steered_folder, tmp_path, capsys):
+    place, dates = ",".join(map(str, PLACE)), "2023-07/2023-07"
+    words = ["--stac", catalogue.url, "--lnglat", place, "--search", dates, "--size", "24x16"]
+    model = ["--model", str(steered_folder), "--device", "cpu", "--precision", "fp32", "--steps", "1"]
+    out = tmp_path / "out.tif"
+    code = run(["upscale", *words, "--collection", "sentinel-2-l2a", "--factor", "2", *model, "-o", str(out)])
+    line = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert catalogue.asked[0]["collections"] == ["sentinel-2-l2a"]
+    assert (line["date"], line["cloud_cover"]) == ("2023-07-14", 3)
+    with rasterio.open(out) as file:
+        assert (file.width, file.height) == (48, 36)  # no pixel of the 20 m band is cut
+        assert file.descriptions == ("B04", "B03", "B02")
+        assert file.bounds.left <= 5e5 <= file.bounds.right
+        assert np.diff(file.bounds[::2]) == 240
 
 
 def test_what_is_not_found(catalogue):

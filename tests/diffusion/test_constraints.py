@@ -261,6 +261,10 @@ def test_support_names_what_is_known_what_is_partly_and_what_is_not():
     assert (support(determined(Mask(known), (3, 8, 8))) == torch.where(known, DETERMINED, INVENTED)).all()
     assert (support(determined(Decimate(8), (3, 8, 8))) == PARTLY).all()
     assert (support(determined(Decimate(10), (1, 10, 10))) == PARTLY).all()
+    seen = preset("sentinel-2", ["B04", "B03", "B02"], (3, 60, 60), 1.0).operator
+    assert (
+        support(determined(seen, (3, 60, 60))) != INVENTED
+    ).double().mean() > 0.999  # but for probes' noise
     one_band = Mask(torch.tensor([True, False, False])[:, None, None])
     assert (support(determined(one_band, (3, 2, 2))) == PARTLY).all()
 

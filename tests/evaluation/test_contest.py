@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffusionsat import ConfigError
-from diffusionsat.errors import DatasetError
-from diffusionsat.evaluation import contest, paired, run
+from diffusionsat.errors import CheckpointError, DatasetError
+from diffusionsat.evaluation import contest, geography, paired, run
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import TASKS, evaluate
 from diffusionsat.execution import executor
@@ -45,8 +46,6 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    import torch
-
     file = tmp_path_factory.mktemp("network") / "pooled.pt"
     pooling = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
     with pytest.warns(DeprecationWarning, match="torch.jit"):
@@ -104,6 +103,44 @@ def test_a_shift_of_colour_is_seen_in_what_was_sharpened(asking, tmp_path):
     assert all(row["answer"] == "right" for row in told["tables"]["self-check"])
     (note,) = told["notes"]
     assert "disagrees with its measurement" in note
+
+
+def test_a_part_of_the_earth_where_it_is_worse_is_seen(asking, tmp_path, monkeypatch):
+    monkeypatch.setattr(geography, "LEAST", 6)
+    row = iter(run.cases(replace(asking, task="upscale")).cases)
+
+    def shifted(trial):  # by more in the east
+        return (trial.truth + (20 if next(row).metadata.lon < 30 else 60)).clip(0, 255).astype(np.uint8)
+
+    told = judge(replace(asking, task="upscale"), shifted, tmp_path)
+    tests = {x["score"]: x["p_value"] for x in told["tables"]["no particular bias"] if x["by"] == "cell"}
+    assert set(tests) == {"psnr", "psnr_gain"}
+    assert all(p < 0.06 for p in tests.values())  # of eight places there are few orders
+    parts = {x["part"]: x["psnr"] for x in told["tables"]["geography"] if x["by"] == "cell"}
+    assert parts["lon 60..90 lat 42..90"]["high"] < parts["lon 0..30 lat 42..90"]["low"] - 5
+    cells = json.loads((tmp_path / "report/geography.geojson").read_text())["features"]
+    assert {cell["properties"]["n"] for cell in cells} == {6}
+    assert (tmp_path / "report/geography.png").exists()
+
+
+def test_a_network_that_was_taught_by_people_judges_where_it_is_given(asking, tmp_path):
+    class Judge(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (a - b).abs().mean((1, 2, 3), keepdim=True)
+
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.script(Judge()).save(str(tmp_path / "judge.pt"))
+    request = replace(asking, task="inpaint", n=4, lpips=tmp_path / "judge.pt")
+    told = judge(request, lambda trial: (trial.truth + 10).astype(np.uint8), tmp_path)
+    scores = parquet.read_table(tmp_path / "report/scores.parquet")
+    asked = run.cases(request)
+    for row, found in enumerate(scores["model/hole/lpips"].to_pylist()):
+        gone = TASKS["inpaint"].trial(request, asked, row).parts["hole"]
+        assert found == pytest.approx(2 * 10 / 255 * gone.mean(), rel=1e-5)
+    assert line(told, "pairs", set="model", references="with")["lpips"]["value"] > 0
+    assert len(told["protocol"]["lpips"]) == 64
+    with pytest.raises(CheckpointError, match="cannot be read as TorchScript"):
+        evaluate(replace(request, lpips=tmp_path / "none.pt"), tmp_path / "other")
 
 
 def test_the_truth_sharpened_agrees_with_its_measurement(asking, tmp_path):

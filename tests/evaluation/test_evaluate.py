@@ -12,9 +12,11 @@ from PIL import Image
 from diffusionsat import ConfigError, Metadata, RasterError
 from diffusionsat.errors import CheckpointError, DatasetError
 from diffusionsat.evaluation import quality, report, run
+from diffusionsat.evaluation.cases import every
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import cases, evaluate
 from diffusionsat.execution import executor
+from diffusionsat.metrics.probes import great_circle_km
 
 pytest.importorskip("matplotlib", reason="the extra [eval] is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -110,6 +112,10 @@ def honest(asked, seed=7):
     return [paint(case.metadata, case.label, rng) for case in asked]
 
 
+def every_case(folder):
+    return every(run.open_sources([folder], "train"), size=SIDE, most=1000, seed=0).cases
+
+
 def line(told, table, **about):
     (found,) = [row for row in told["tables"][table] if about.items() <= row.items()]
     return found
@@ -127,6 +133,14 @@ def test_honest_images_are_as_good_as_real_ones(wanted, good):
     )
     assert line(told, "memorisation", set="generated")["exact_copies"] == 0
     assert line(told, "memorisation", set="generated")["share_below"] < 0.3
+    train = [(c.metadata.lon, c.metadata.lat) for c in every_case(wanted[0].data[0])]
+    apart = [
+        great_circle_km(*np.array(train).T, *(np.full(len(train), x) for x in (m.lon, m.lat))).min()
+        for m in (case.metadata for case in wanted[1])
+    ]
+    found = line(told, "memorisation", set="real")
+    assert found["nearest_place_km"] == pytest.approx(min(apart), rel=1e-3)
+    assert min(apart) < found["median_place_km"] < max(apart)
     (words,) = told["tables"]["words"]
     assert words["read"]["value"] == words["read_real"] == 1
     assert words["read_by_chance"] == pytest.approx(1 / 3, abs=0.05)
@@ -135,6 +149,7 @@ def test_honest_images_are_as_good_as_real_ones(wanted, good):
     assert line(told, "no particular bias", by="cell")["p_value"] > 0.01
     assert {row["part"] for row in told["tables"]["geography"] if row["by"] == "continent"} >= {"ocean"}
     assert not any("hardly" in note or "copies" in note or "more" in note for note in told["notes"])
+    assert any(note.startswith("Nothing is said of month, year, cloud cover") for note in told["notes"])
     assert all(row["answer"] == "right" for row in told["tables"]["self-check"])
     assert line(told, "usefulness", real="100%")["by_generated"] == 1
     scores = parquet.read_table(folder / "scores.parquet")
@@ -220,6 +235,11 @@ def test_images_that_answer_no_case(wanted, tmp_path):
     told = evaluate(replace(request, model=None, n=None, images=tmp_path / "images"), tmp_path / "report")
     assert set(told["tables"]) == {"quality", "colours", "self-check", "memorisation"}
     assert not told["matched"]
+    (tmp_path / "images/picture-0.png").write_bytes(b"no picture")
+    for size in (None, SIDE):
+        asking = replace(request, model=None, n=None, size=size, images=tmp_path / "images")
+        with pytest.raises(DatasetError, match=r"picture-0\.png cannot be read as an image"):
+            evaluate(asking, tmp_path / f"report-{size}")
 
 
 @pytest.fixture(scope="module")

@@ -164,6 +164,37 @@ def test_a_network_of_ones_own(script):
         feature_network(script)
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "Dinov2"])
+def test_a_model_of_transformers(tmp_path, kind):
+    transformers = pytest.importorskip("transformers", reason="the extra [published] is not installed")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seen = small | {"image_size": 32, "patch_size": 8}
+    config = transformers.Dinov2Config(**seen)
+    if kind == "CLIP":
+        config = transformers.CLIPConfig(text_config=small, vision_config=seen, projection_dim=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}Model")(config).eval()
+    folder = tmp_path / f"my-{kind.lower()}"
+    model.save_pretrained(folder)
+    said = {"crop_size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    network = feature_network(folder)
+    images = pixels(3)
+    given = (images.transpose(0, 3, 1, 2) / 255 - np.reshape([0.5, 0.4, 0.3], (3, 1, 1))) / 0.2
+    with torch.no_grad():
+        given = torch.from_numpy(given).float()
+        if kind == "CLIP":
+            expected = model.visual_projection(model.vision_model(given).pooler_output)
+        else:
+            expected = model(given).last_hidden_state[:, 0]
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+    assert network.name == folder.name
+    (folder / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="no vision model as transformers writes it"):
+        feature_network(folder)
+
+
 def test_an_unknown_network():
     with pytest.raises(CheckpointError, match=r"Known are: compact-classifier, efficientnet-lite0"):
         feature_network("inception")

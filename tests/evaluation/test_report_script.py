@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusionsat.evaluation import run
+from diffusionsat.evaluation import run, telling
 
 pytest.importorskip("matplotlib", reason="the extra [eval] is not installed")
 SCRIPT = Path(__file__).parents[2] / "scripts/report.py"
@@ -24,10 +24,13 @@ def test_a_part_is_measured_once_and_stands_on_the_page(data, steered_folder, tm
         (tmp_path / "docs" / name).mkdir(parents=True)
     words = ["--data", data, "--model", steered_folder, "--n", 3, "--size", 32, "--device", "cpu"]
     words += ["--docs", tmp_path / "docs", "-o", tmp_path / "out", "--only"]
-    call(monkeypatch, *words, "upscale", "audit")
+    monkeypatch.setattr(telling, "SWEEPS", {"gsd": (1, 10, 100)})
+    call(monkeypatch, *words, "generate", "upscale", "audit")
     said = capsys.readouterr().out
     assert "over bicubic" in said
     assert "**Audit**" in said
+    assert "told nothing" in said
+    assert "class is read" not in said  # of three images
     page = (tmp_path / "docs/reference/measured.md").read_text()
     found = json.loads((tmp_path / "out/upscale/report.json").read_text())
     assert f"Protocol `{found['protocol']['hash'][:16]}`" in page
@@ -35,7 +38,7 @@ def test_a_part_is_measured_once_and_stands_on_the_page(data, steered_folder, tm
     assert (tmp_path / "docs/images/measured-upscale-sheet.png").stat().st_size < 300_000
     assert all(line in page for line in said.splitlines())
     monkeypatch.setattr(run, "evaluate", None)  # nothing is left to be done
-    call(monkeypatch, *words, "upscale", "audit")
+    call(monkeypatch, *words, "generate", "upscale", "audit")
     assert (tmp_path / "docs/reference/measured.md").read_text() == page
     found["made_by"]["model_hash"] = "0"
     (tmp_path / "out/upscale/report.json").write_text(json.dumps(found))

@@ -27,7 +27,8 @@ def known(seed, count=N):
             lon=rng.uniform(-150, 150),
             lat=rng.uniform(-60, 60),
             gsd=10 ** rng.uniform(-0.5, 2.5),
-            date=f"2019-{rng.integers(1, 13):02d}",
+            date=f"{rng.integers(1990, 2021)}-{rng.integers(1, 13):02d}",
+            cloud_cover=rng.uniform(0, 90),
         )
         for _ in range(count)
     ]
@@ -61,12 +62,13 @@ def obedient(metadata, deaf=()):
         place = [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]
         month = 2 * np.pi * ((m.month or 6) - 0.5) / 12
         shown = {"place": place, "gsd": [np.log10(m.gsd or 10)], "month": [np.sin(month), np.cos(month)]}
+        shown |= {"year": [((m.year or 2005) - 2005) / 10], "cloud cover": [(m.cloud_cover or 0) / 50]}
         row = [
             x
             for field, values in shown.items()
             for x in (values if field not in deaf else [0.0] * len(values))
         ]
-        rows.append(row + rng.normal(0, 0.02, 6))
+        rows.append(row + rng.normal(0, 0.02, 8))
     return torch.tensor(np.array(rows)).float()
 
 
@@ -100,8 +102,10 @@ def test_what_the_arms_tell():
     told = {arm.about["told"]: arm.asked.metadata for arm, _ in made if "told" in arm.about}
     true = known(0)
     assert set(told) == {"nothing", "each field of a different one"} | {
-        f"{field} {how}" for field in ("place", "gsd", "date") for how in ("unknown", "of another")
-    }  # nobody knows the cloud cover
+        f"{field} {how}"
+        for field in ("place", "gsd", "date", "cloud cover")
+        for how in ("unknown", "of another")
+    }
     assert set(told["nothing"]) == {Metadata()}
     assert [m.gsd for m in told["gsd unknown"]] == [None] * N
     assert [m.replace(gsd=1) for m in told["gsd unknown"]] == [m.replace(gsd=1) for m in true]
@@ -117,6 +121,14 @@ def test_what_the_arms_tell():
     swept = [arm for arm, _ in made if arm.about.get("swept") == "month"]
     assert [{m.month for m in arm.asked.metadata} for arm in swept] == [{1}, {3}, {5}, {7}, {9}, {11}]
     assert all(arm.asked.metadata[7].gsd == true[7].gsd for arm in swept)
+    years = [arm.asked.metadata[7].date for arm, _ in made if arm.about.get("swept") == "year"]
+    assert years == [f"{year}{true[7].date[4:]}" for year in (1990, 2000, 2010, 2020)]
+
+
+def test_what_nobody_tells_apart_is_not_swept():
+    asked = FakeCases([m.replace(date="2004-07", cloud_cover=0) for m in known(0)])
+    request = EvaluateRequest(task="generate", data=("x",), model="m")
+    assert {arm.about.get("swept") for arm in telling.arms(request, asked)} == {None, "gsd", "place"}
 
 
 def test_a_field_that_the_model_does_not_heed_is_seen():
@@ -140,10 +152,10 @@ def test_a_field_that_the_model_does_not_heed_is_seen():
         name: {row["swept"]: row for row in s.tables["sweeps"]}
         for name, s in (("full", full), ("deaf", deaf))
     }
-    for field in ("month", "gsd", "place"):
+    for field in telling.SWEEPS:
         assert sweeps["full"][field]["order"]["low"] > 0.9
         assert sweeps["full"][field][f"{field} moves"] > 0.6
-        assert all(sweeps["full"][field][f"{x} moves"] < 0.3 for x in ("month", "gsd", "place") if x != field)
+        assert all(sweeps["full"][field][f"{x} moves"] < 0.3 for x in telling.SWEEPS if x != field)
     assert abs(sweeps["deaf"]["gsd"]["order"]["value"]) < 0.2
     assert sweeps["deaf"]["gsd"]["gsd moves"] == 0
 
@@ -198,7 +210,8 @@ def test_a_model_is_varied_the_same_by_two_processes(request_of, tmp_path, monke
     monkeypatch.setattr(solving, "SCHEDULES", {"karras": solving.SCHEDULES["karras"]})
     monkeypatch.setattr(solving, "STRENGTHS", (1.0, 2.0))
     monkeypatch.setattr(telling, "SWEEPS", {})
-    one = run.evaluate(request_of, tmp_path / "one")
+    made = set()
+    one = run.evaluate(request_of, tmp_path / "one", on_unit=lambda name, *_: made.add(name))
     steps = {(x["schedule"], x["solver"], x["steps"]): x for x in one["tables"]["steps"]}
     assert len(steps) == 2 * len(solving.SOLVERS) * 2
     assert steps["the model's", "heun", 2]["evaluations"] == 3
@@ -209,6 +222,11 @@ def test_a_model_is_varied_the_same_by_two_processes(request_of, tmp_path, monke
         != steps["the model's", "euler", 2]["frechet_distance"]
     )
     assert len(one["tables"]["guidance"]) == 6
+    unguided = [x for x in one["tables"]["guidance"] if x["strength"] == 1]
+    assert len({x["frechet_distance"] for x in unguided}) == 1
+    # No guidance of three kinds is made once, and what is judged is not made again.
+    names = [name for name in made if name.startswith("sampling") and not name.endswith("seen")]
+    assert len(names) <= 16 + 6 - 2 - 1
     told = {x["told"]: x for x in one["tables"]["metadata that lack or lie"]}
     assert told["nothing"]["moved"] > 0 == told["what is true"]["moved"]
     assert {"sampling.png", "report.json"} <= {p.name for p in (tmp_path / "one").iterdir()}

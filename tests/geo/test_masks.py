@@ -60,6 +60,19 @@ def test_polygons_are_drawn_as_a_whole_whatever_is_asked_for(top, height, left, 
     assert np.array_equal(values[0], drawn[top : rows.stop, left : columns.stop])
 
 
+@pytest.mark.parametrize("name", ["urn:ogc:def:crs:EPSG::32633", "urn:ogc:def:crs:OGC:1.3:CRS84", None])
+def test_polygons_are_in_the_crs_that_their_file_names(name):
+    corners = [(3.2, 4.4), (30.1, 2.2), (25.3, 28.9)]
+    shape = degrees(*corners)
+    if name and "32633" in name:
+        ring = [[4e5 + 10 * x, 5e6 - 10 * y] for x, y in corners]
+        shape = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    told = {"crs": {"type": "name", "properties": {"name": name}}} if name else {}
+    features = [{"type": "Feature", "properties": {}, "geometry": shape}]
+    mask = open_mask({"type": "FeatureCollection", "features": features} | told, raster())
+    assert np.array_equal(whole(mask), whole(open_mask(degrees(*corners), raster())))
+
+
 def test_a_mask_on_another_grid_is_laid_on_the_raster():
     coarse = np.zeros((1, 15, 20), np.uint8)
     coarse[0, 4:6, 3:9] = 9
@@ -98,6 +111,7 @@ def test_masked_pixels_are_not_valid():
         ({"type": "Point", "coordinates": [0, 0]}, "no polygon"),
         ({"type": "Polygon", "coordinates": [[[0, "x"]]]}, "cannot be read"),
         (degrees((100, 100), (120, 100), (120, 120)), "marks no pixel"),
+        (degrees((1, 1), (5, 1), (5, 5)) | {"crs": {"properties": {"name": "EPSG:1"}}}, "a CRS that cannot"),
         ("nothing.tif", "no file"),
         ("nothing.geojson", "cannot be read as GeoJSON"),
     ],

@@ -101,6 +101,18 @@ def test_a_valid_number_that_equals_nodata_stays_valid(tmp_path):
     assert everything(tmp_path / "o.tif")[1].all()
 
 
+def test_some_bands_decide_what_is_valid_and_readers_are_told_the_units(tmp_path):
+    values, valid = pixels(np.uint16)
+    more = {"deciding": ("B04", "B02"), "scale": 1e-4, "offset": -0.1}
+    fill(writer(tmp_path / "o.tif", values, **more), values, valid).publish()
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert np.array_equal(file.read_masks(2) > 0, valid[0] & valid[2])
+        assert np.array_equal(file.read(2), np.where(valid[1], values[1], 0))
+        assert (file.scales, file.offsets) == ((1e-4,) * 3, (-0.1,) * 3)
+    raster = open_raster(tmp_path / "o.tif").take([1, 2])
+    assert (raster.scale, raster.offset) == (1e-4, -0.1)
+
+
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 700), (3, 513, 2)])
 def test_small_and_narrow_rasters(tmp_path, shape):
     values, valid = pixels(np.uint16, shape)
@@ -161,6 +173,11 @@ def test_an_existing_file_is_kept_unless_it_may_be_replaced(tmp_path, monkeypatc
     with pytest.raises(RasterError, match="exists"):
         writer(path, values)
     made = fill(writer(path, values, overwrite=True), values, valid)
+    (made.folder / "0-128-0-128.tif").write_bytes(b"damaged")
+    with pytest.raises(RasterError, match="cannot be joined"):
+        made.publish()
+    assert path.read_bytes() == b"before"
+    fill(made, values, valid)
     with monkeypatch.context() as patch:
         patch.setattr(
             publishing.shutil,
@@ -170,12 +187,8 @@ def test_an_existing_file_is_kept_unless_it_may_be_replaced(tmp_path, monkeypatc
         with pytest.raises(RasterError, match="No space left"):
             made.publish()
     assert path.read_bytes() == b"before"
-    (made.folder / "0-128-0-128.tif").write_bytes(b"damaged")
-    with pytest.raises(RasterError, match="cannot be joined"):
-        made.publish()
-    assert path.read_bytes() == b"before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["o.tif", "work"]
-    fill(made, values, valid).publish()
+    made.publish()
     assert np.array_equal(everything(path)[0], np.where(valid, values, 0))
 
 

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,6 +229,37 @@ def test_a_corrupt_tile_is_told_with_its_place(tmp_path):
     assert np.array_equal(raster.read(range(32), range(32))[0], values[:, :32, :32])
     with pytest.raises(RasterError, match=r"a\.tif cannot be read at rows 0 to 95, columns 0 to 95"):
         everything(raster)
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_not_a_byte_of_a_deflated_tile_can_change_unseen(tmp_path, interleave):
+    values = (np.arange(96) // 3 + RNG.integers(0, 9, (2, 96, 96))).astype(np.uint8)
+    tiles = {"tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate", "sparse_ok": True}
+    values[:, :32, 64:] = 0  # a tile that is not written
+    path = write(tmp_path / "a.tif", values, interleave=interleave, **tiles)
+    assert np.array_equal(everything(open_raster(path))[0], values)
+    with rasterio.open(path) as file:
+        place, size = (
+            int(file.get_tag_item(f"BLOCK_{what}_1_2", "TIFF", bidx=2)) for what in ("OFFSET", "SIZE")
+        )
+    whole = path.read_bytes()
+    for at in range(place + 2, place + size, 17):
+        content = bytearray(whole)
+        content[at] ^= 0x10
+        path.write_bytes(content)
+        raster = open_raster(path)
+        assert np.array_equal(raster.read(range(64), range(96))[0], values[:, :64])
+        with pytest.raises(RasterError, match=r"rows 64 to 95, columns 0 to 95: the tile in row 2, column 1"):
+            raster.read(range(64, 96), range(96))
+    if interleave == "band":  # the other band's tile is whole
+        assert np.array_equal(raster.take([0]).read(range(96), range(96))[0], values[:1])
+
+
+def test_a_raster_that_names_others_is_read_from_them(tmp_path):
+    path = write(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
+    rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+    assert set(open_raster(tmp_path / "a.vrt").files) == {path, tmp_path / "a.vrt"}
+    assert open_raster(path).files == (path,)
 
 
 @pytest.mark.parametrize("change", ["remove", "touch", "grow"])

@@ -9,6 +9,7 @@ from diffusionsat.metrics.pairs import (
     decibels,
     ergas,
     feature_distance,
+    lpips,
     mse,
     psnr,
     spectral_angle,
@@ -168,6 +169,26 @@ def test_feature_distance_by_hand():
     lower = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     lower[:, :, 2:] = True
     assert feature_distance(image, target, features, mask=lower).item() == pytest.approx(2 + 4)
+
+
+def test_lpips_is_asked_on_its_scale_and_what_is_masked_does_not_count():
+    def network(x, y):
+        assert -1 <= min(x.min(), y.min()) <= max(x.max(), y.max()) <= 1
+        return (x - y).square().sum((1, 2, 3), keepdim=True)
+
+    image, target = IMAGE[:, :3].clone(), TARGET[:, :3]
+    wanted = 4 * (image - target).double().square().sum((1, 2, 3))
+    torch.testing.assert_close(lpips(image, target, network), wanted, rtol=1e-4, atol=0)
+    mask = PATCH.clone()
+    mask[2] = False
+    found = lpips(image, target, network, mask=mask)
+    part = 4 * (image - target).double().square()[:2, :, 5:20, 7:33].sum((1, 2, 3))
+    torch.testing.assert_close(found[:2], part, rtol=1e-4, atol=0)
+    assert found[2].isnan()
+    with pytest.raises(ConfigError, match="4 bands"):
+        lpips(IMAGE, TARGET, network)
+    with pytest.raises(ConfigError, match=r"gives \(3, 3, 32, 40\) for 3 images"):
+        lpips(image, target, torch.sub)
 
 
 def test_feature_distance_is_the_one_that_training_uses():

@@ -17,6 +17,7 @@ from diffusionsat.diffusion.operators import Blur, Compose, Decimate
 from diffusionsat.diffusion.sensors import PRESETS
 from diffusionsat.execution import executor
 from diffusionsat.geo.rasters import ArrayRaster, open_raster
+from diffusionsat.tasks.declouds import DecloudsRequest
 from diffusionsat.tasks.inpaint import InpaintRequest
 from diffusionsat.tasks.predict import PredictRequest
 from diffusionsat.tasks.restoring import restore, restore_to
@@ -364,6 +365,7 @@ def test_without_a_crs_pixels_alone_count(steered):
         (InpaintRequest(image=rgb(), mask=np.zeros((40, 52))), RasterError, "marks no pixel"),
         (InpaintRequest(image=rgb(), mask=np.ones((40, 50))), RasterError, "40x52|50x40"),
         (InpaintRequest(image=rgb(), mask=np.ones((40, 52)), feather=-1), ConfigError, "0 to 64"),
+        (DecloudsRequest(image=rgb(), mask=np.ones((40, 52)), grow=-1), ConfigError, "grow is -1"),
         (PredictRequest(frames=rgb(), on=""), ConfigError, "no date to predict"),
         (PredictRequest(frames=rgb(date=None), on="2020"), ConfigError, "has no date"),
         (PredictRequest(frames=rgb(), on="2020", control=""), ConfigError, "needs a ControlNet"),

@@ -1,5 +1,6 @@
 """Runs from recipe to checkpoint: killed, stopped, gone wrong, in several processes."""
 
+import io
 import json
 import os
 import resource
@@ -10,12 +11,20 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from diffusionsat.errors import CheckpointError, ConfigError, DatasetError
+from diffusionsat import Metadata
+from diffusionsat.data import sources
+from diffusionsat.data.records import Frame, Record
+from diffusionsat.data.shards import write_shard
+from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, RasterError
 from diffusionsat.training import run as runs
+from diffusionsat.training.denoising import DenoisingJob
+from diffusionsat.training.families import make_family
 from diffusionsat.training.journal import Diverged
 from diffusionsat.training.procedural import Procedural
+from diffusionsat.training.processes import Alone
 from diffusionsat.training.recipe import read_recipe
 
 SMALL = (
@@ -197,8 +206,15 @@ def test_a_vanished_shard_ends_the_run_and_keeps_the_state(tiny, tmp_path, monke
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["seen"] == 48
 
 
-def test_a_full_disk_ends_the_run_and_keeps_the_state(tiny, tmp_path):
-    """Files may grow to a size that is too small for a state: writing fails as on a full disk."""
+@pytest.fixture
+def limit():
+    """Files may grow to a number of bytes that is given: writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size=before[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_state(tiny, tmp_path, limit):
     output = tmp_path / "run"
 
     def stop(seen):
@@ -207,15 +223,63 @@ def test_a_full_disk_ends_the_run_and_keeps_the_state(tiny, tmp_path):
 
     runs.run(recipe(tiny, output), show=stop)
     before = (output / "last.pt").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="state saved before is whole"):
-            runs.run(recipe(tiny, output))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    limit(len(before) // 2)
+    with pytest.raises(CheckpointError, match="state saved before is whole") as raised:
+        runs.run(recipe(tiny, output))
+    assert isinstance(raised.value.__cause__, OSError), "which the command line tells from wrong input"
     assert (output / "last.pt").read_bytes() == before
     assert not list(output.glob(".*"))
+
+
+def test_a_full_disk_among_latents_log_and_checkpoint(tiny, tmp_path, limit, monkeypatch):
+    output = tmp_path / "run"
+    limit(8192)
+    with pytest.raises(RasterError, match=r"000000\.safetensors cannot be written: .*File too large"):
+        runs.run(recipe(tiny, output, "data.cache=64"))
+    assert not list((output / "cache/32").iterdir())
+    limit()
+    logged = ("run.images=32", "run.log_every=8", "run.validate_every=0")
+    with pytest.raises(CheckpointError, match=r"log\.jsonl cannot be written"):
+        runs.run(recipe(tiny, output, *logged, "run.save_every=32"), show=lambda seen: limit(16))
+    limit()
+    monkeypatch.setattr(DenoisingJob, "finish", lambda job: limit(8192))
+    with pytest.raises(CheckpointError, match=r"run/model cannot be written: .*The state is saved"):
+        runs.run(recipe(tiny, output, *logged))
+    limit()
+    assert not list(output.glob("*model*"))
+    monkeypatch.undo()
+    assert runs.run(recipe(tiny, output, *logged)) == output / "model"
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"), [(True, "they are trained on all the same"), (False, "no place is kept")]
+)
+def test_images_of_one_place_are_trained_on(tiny, tmp_path, caplog, kept, says):
+    """Someone's own images may all lie in one cell of the Earth, whether it is held out or not."""
+    lon = next(lon for lon in range(180) if sources.held_out("mine", "", lon, 40.5) == kept)
+    png = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(png, "png")
+    frame = Frame(content=png.getvalue(), format="png", name="i", metadata=Metadata(lon=lon, lat=40.5, gsd=1))
+    records = [
+        Record(key=str(i), source="mine", frames=(frame,), licence="", place=str(i)) for i in range(20)
+    ]
+    write_shard(tmp_path / "train.parquet", records, None, "")
+    mine = ("data.procedural=false", f"data.sources=[{{name='mine',path='{tmp_path}'}}]")
+    assert runs.run(recipe(tiny, tmp_path / "run", *mine, "run.images=16", "run.validate_every=8"))
+    assert says in caplog.text
+
+
+def test_every_process_validates_equally_many_images(tiny, tmp_path):
+    """Or else sharded ones wait for each other for ever."""
+    made = recipe(tiny, tmp_path, "data.held_out=5")
+    counts = []
+    for rank in range(2):
+        processes = Alone(torch.device("cpu"))
+        processes.rank, processes.count = rank, 2
+        job = runs.make_job(made, make_family(made), tmp_path, processes)
+        counts.append([len(batch) for batch in job._validation(job.held_out)])
+        job.close()
+    assert counts == [[3], [3]]
 
 
 def test_a_damaged_or_foreign_state_is_refused(tiny, tmp_path):
@@ -292,7 +356,7 @@ def test_two_processes_give_the_weights_of_one(tiny, tmp_path, sharding, held):
     script.write_text(MAIN.replace("import sys\n", f"import sys\n{SHARDS}", 1))
     port = 29613 + (sharding == "fsdp")
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", str(script))
-    settings = (*STEADY, "run.images=48", "run.device=cpu")
+    settings = (*STEADY, "run.images=48", "run.device=cpu", "run.sheet_every=24")
     words = command(tiny, tmp_path / "two", *settings, f"run.sharding={sharding}", start=torchrun)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -302,3 +366,5 @@ def test_two_processes_give_the_weights_of_one(tiny, tmp_path, sharding, held):
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-6
     one, two = ((tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("one", "two"))
     assert [json.loads(line)["seen"] for line in one] == [json.loads(line)["seen"] for line in two]
+    sheets = [path.name for path in (tmp_path / "two").glob("sheets/*.png")]
+    assert len(sheets) == (2 if sharding == "none" else 0)

@@ -1,5 +1,6 @@
 """Safetensors files of weights, read strictly; as stored in float32, bfloat16 or eight bits."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -48,6 +49,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], storage: str) -> None:
         tensors: By name.
         storage: ``"fp32"``; ``"bf16"``; or ``"int8"``: tensors of two or more dimensions in eight bits with
             one scale for each first index, the others in fp32.
+
+    Raises:
+        RasterError: If the disk is full or fails.
     """
     stored = {}
     for name, tensor in tensors.items():
@@ -60,8 +64,20 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], storage: str) -> None:
             stored[name] = tensor.to(torch.bfloat16 if storage == "bf16" else torch.float32)
         else:
             stored[name] = tensor
+    save(path, stored)
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Write tensors as they are, whole or not at all, with words about them.
+
+    Raises:
+        RasterError: If the disk is full or fails.
+    """
     with writing(path, overwrite=True) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in stored.items()}, partial)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, about)
+        except SafetensorError as error:  # what safetensors makes of a write that failed
+            raise OSError(str(error).removeprefix("Error while serializing: ")) from error
 
 
 def load_strictly(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

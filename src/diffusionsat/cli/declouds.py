@@ -56,11 +56,10 @@ def command(
         rasters.frames(references, None, given["tile"]),
     )
 
-    from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.declouds import DecloudsRequest
     from diffusionsat.tasks.inputs import files_of
 
-    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    sat = rasters.opened(model, device, precision, given["control"])
     request = DecloudsRequest(
         image=frames[0],
         mask=mask,

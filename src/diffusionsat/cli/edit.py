@@ -46,11 +46,10 @@ def command(
     rasters.check_output(output, given["overwrite"])
     frames = rasters.frames([image], given["bands"], given["tile"])
 
-    from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.edit import EditRequest
     from diffusionsat.tasks.inputs import files_of
 
-    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    sat = rasters.opened(model, device, precision, given["control"])
     request = EditRequest(
         image=frames[0],
         strength=strength,

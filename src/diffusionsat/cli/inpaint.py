@@ -50,11 +50,10 @@ def command(
         rasters.frames(references, None, given["tile"]),
     )
 
-    from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.inpaint import InpaintRequest
     from diffusionsat.tasks.inputs import files_of
 
-    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    sat = rasters.opened(model, device, precision, given["control"])
     request = InpaintRequest(
         image=frames[0],
         mask=mask,

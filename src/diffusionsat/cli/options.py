@@ -244,6 +244,37 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
         ) from None
 
 
+def parse_dates(text: str) -> list[str]:
+    """Dates of ``A,B,C``, all of a range ``A/B`` in its own precision, or N of it, ``A/B/N``; each once.
+
+    Raises:
+        ConfigError: If they are no list and no range, or too many.
+        MetadataError: If one is no date.
+    """
+    parts = text.split("/")
+    try:
+        if len(parts) == 1:
+            dates = text.split(",")
+        else:
+            first, last, count = [*parts, str(sys.maxsize)][:3]
+            if len(parts) > 3 or int(count) < 1:
+                raise ValueError
+            dates = _dates(first, last, int(count))
+    except MetadataError:
+        raise
+    except ValueError:
+        raise ConfigError(
+            f"dates is {text!r}. Give A,B,C, or a range A/B from early to late, each YYYY, YYYY-MM or "
+            "YYYY-MM-DD, or N dates of it, A/B/N."
+        ) from None
+    dates = list(dict.fromkeys(Metadata(date=date).date or date for date in dates))
+    if len(dates) > MOST_VALUES:
+        raise ConfigError(
+            f"dates is {text!r}, {len(dates)} dates; at most {MOST_VALUES} can be made. Give A/B/N."
+        )
+    return dates
+
+
 def _numbers(first: float, last: float, count: int, *, ratio: bool) -> list[float]:
     if count < 2 or (ratio and min(first, last) <= 0):
         raise ValueError

@@ -1,18 +1,20 @@
 """`diffusionsat predict`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from diffusionsat.cli import options, rasters
-from diffusionsat.errors import ConfigError
+from diffusionsat.errors import ConfigError, DiffusionSatError
 
 _EPILOG = """\b
 Examples:
   diffusionsat predict 2019.tif 2021.tif --date 2020-07 -o 2020.tif
   diffusionsat predict before.tif@2017-08-20 --date 2017-08-31 --prompt "flooded houses" -o after.tif
   diffusionsat predict A.tif B.tif --dates 2020-01/2020-12 -o year.gif
+  diffusionsat predict A.tif B.tif --dates 2000/2020/5 -o decades.gif
 """
 
 
@@ -20,7 +22,9 @@ Examples:
 @click.argument("sources", metavar="FRAME...", nargs=-1, required=True)
 @click.option("--date", metavar="YYYY[-MM[-DD]]", help="The date to be seen.")
 @click.option(
-    "--dates", metavar="A/B|A,B,C", help="A series: OUT-DATE.tif for each, and an animation OUT.gif."
+    "--dates",
+    metavar="A/B[/N]|A,B,C",
+    help="A series: OUT-DATE.tif for each of a list, or of a range or N of it, and an animation OUT.gif.",
 )
 @rasters.prompt
 @rasters.about
@@ -38,7 +42,7 @@ def command(
     device: str,
     precision: str,
     **given: Any,
-) -> None:
+) -> int:
     """Make the ground of the rasters FRAME... as it would look at another date, past or future.
 
     Each has its own date, from the file or as FILE@DATE. The result lies on the grid of the frame nearest in
@@ -46,40 +50,67 @@ def command(
     """
     if (date is None) == (dates is None):
         raise ConfigError("predict wants --date D for one image, or --dates for a series. Give one of them.")
-    wanted = [date] if date else options.parse_values(f"date={dates}")[1]
-    paths = _paths(output, wanted, series=dates is not None, overwrite=given["overwrite"])
+    wanted = [date] if date else options.parse_dates(dates or "")
+    _check(output, series=dates is not None, overwrite=given["overwrite"])
     frames = rasters.frames(sources, given["bands"], given["tile"])
 
-    from diffusionsat.model import DiffusionSat
-    from diffusionsat.tasks.animation import animate, picture
     from diffusionsat.tasks.inputs import files_of
     from diffusionsat.tasks.predict import PredictRequest
 
-    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
-    pictures = []
-    for on, path in zip(wanted, paths, strict=True):
-        request = PredictRequest(
+    sat = rasters.opened(model, device, precision, given["control"])
+    jobs = [
+        PredictRequest(
             frames=frames,
             on=on,
             metadata=options.known_metadata(given["lnglat"], None, given["gsd"], given["cloud"]),
             samples=given["samples"],
             control=given["control"],
             **rasters.sampling(sat, given),
-        )
-        job = request.job(sat)
-        rasters.run(job, path, files_of(frames), given)
-        pictures.append(picture(job, path))
+        ).job(sat)
+        for on in wanted
+    ]
     if dates:
-        animate(pictures, wanted, output, overwrite=given["overwrite"])
+        return _series(jobs, wanted, output, files_of(frames), given)
+    rasters.run(jobs[0], output, files_of(frames), given)
+    return 0
 
 
-def _paths(output: Path, dates: list[str], *, series: bool, overwrite: bool) -> list[Path]:
+def _check(output: Path, *, series: bool, overwrite: bool) -> None:
     from diffusionsat.files import check_writable
 
     if not series:
-        return [rasters.check_output(output, overwrite)]
-    if output.suffix.lower() != ".gif":
+        rasters.check_output(output, overwrite)
+    elif output.suffix.lower() != ".gif":
         raise ConfigError(f"{output} has suffix {output.suffix!r}. A series is an animation: give .gif.")
-    check_writable(output, overwrite=overwrite)
+    else:
+        check_writable(output, overwrite=overwrite)
+
+
+def _series(
+    jobs: Sequence[Any], dates: Sequence[str], output: Path, inputs: Sequence[Path], given: dict[str, Any]
+) -> int:
+    """Make an image a date, and an animation; what a stopped run of the same command left is kept."""
+    from diffusionsat.geo.publishing import refuse_inputs
+    from diffusionsat.tasks.animation import animate, picture
+    from diffusionsat.tasks.restoring import is_made
+
+    refuse_inputs(output, inputs)
     paths = [output.with_name(f"{output.stem}-{date}.tif") for date in dates]
-    return [rasters.check_output(path, overwrite) for path in paths]
+    left = [
+        (job, rasters.check_output(path, given["overwrite"]))
+        for job, path in zip(jobs, paths, strict=True)
+        if given["overwrite"] or not is_made(job, path)
+    ]
+    written = len(jobs) - len(left)
+    try:
+        for job, path in left:
+            rasters.run(job, path, inputs, given)
+            written += 1
+        pictures = [picture(job, path) for job, path in zip(jobs, paths, strict=True)]
+        animate(pictures, dates, output, overwrite=given["overwrite"])
+    except DiffusionSatError as error:
+        if not written:
+            raise
+        click.echo(f"error: {error} The same command goes on from here.", err=True)
+        return 3
+    return 0

@@ -1,8 +1,21 @@
 """A progress bar on stderr, or nothing where that is no terminal or is to be quiet."""
 
 import sys
+from typing import Any
 
 from diffusionsat.cli import options
+
+
+def _rate() -> Any:
+    """A column of a bar: how many a second."""
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+
+    return Rate()
 
 
 class Bar:
@@ -25,7 +38,7 @@ class Bar:
             counts = (
                 (progress.DownloadColumn(), progress.TransferSpeedColumn())
                 if self.unit == "bytes"
-                else (progress.MofNCompleteColumn(),)
+                else (progress.MofNCompleteColumn(), _rate())
             )
             self.bar = progress.Progress(
                 progress.TextColumn(self.unit),

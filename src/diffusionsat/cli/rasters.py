@@ -51,7 +51,11 @@ def work(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does the work."),
         click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Processes."),
-        click.option("--control", metavar="NAME", help="ControlNet [the model's for this job]."),
+        click.option(
+            "--control",
+            metavar="NAME|PATH",
+            help="ControlNet [the model's for this job]; of a released model, a folder or zip, as ./FOLDER.",
+        ),
         click.option(
             "--details", is_flag=True, help="Also write what was measured, what is invented, and the support."
         ),
@@ -84,6 +88,14 @@ def frames(sources: Sequence[str], bands: str | None, tile: str | None = None) -
         said = {"bands": names, "tile": tile, "date": date if dated else None}
         opened.append(open_frame(path if dated else source, **said))
     return opened
+
+
+def opened(model: str, device: str, precision: str, control: str | None) -> Any:
+    """The model; with a released ControlNet, under its path as a name, if ``--control`` is one."""
+    from diffusionsat.model import DiffusionSat
+
+    released = {control: control} if control and Path(control).name != control else None
+    return DiffusionSat.from_pretrained(model, device=device, precision=precision, controlnets=released)
 
 
 def sampling(sat: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ _EPILOG = """\b
 Examples:
   diffusionsat upscale S2.tif --factor 4 -o sharper.tif
   diffusionsat upscale S2A_MSIL2A_….SAFE.zip --factor 2 --samples 4 --details -o sharper.tif
-  diffusionsat upscale --stac https://HOST/api --lnglat 7.44,46.95 --search 2024-06/2024-08 -o sharper.tif
+  diffusionsat upscale --stac https://HOST/api --collection sentinel-2-l2a --lnglat 7.44,46.95 \\
+    --search 2024-06/2024-08 --size 512x512 -o sharper.tif
 """
 
 
@@ -31,6 +32,10 @@ Examples:
 @click.option("--all-bands", is_flag=True, help="Also write the other bands, resampled and not generated.")
 @click.option("--stac", metavar="URL", help="Take the least cloudy item of a STAC API instead of files.")
 @click.option("--search", metavar="A/B", help="Dates between which it is looked for.")
+@click.option("--collection", "collections", multiple=True, metavar="NAME", help="Where in it [everywhere].")
+@click.option(
+    "--size", type=options.Size(), metavar="WxH", help="Pixels of it around the place, to be sharpened [all]."
+)
 @rasters.prompt
 @rasters.about
 @rasters.work
@@ -46,6 +51,8 @@ def command(
     all_bands: bool,
     stac: str | None,
     search: str | None,
+    collections: tuple[str, ...],
+    size: tuple[int, int] | None,
     output: Path,
     model: str,
     device: str,
@@ -59,15 +66,14 @@ def command(
     green and blue, in its units.
     """
     rasters.check_output(output, given["overwrite"])
-    found = _searched(stac, given["lnglat"], search) if stac else []
+    found = [_searched(stac, given["lnglat"], search, collections, size)] if stac else []
     frames = [*rasters.frames(sources, given["bands"], given["tile"]), *found]
     sharp = rasters.frames(references, None, given["tile"])
 
-    from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.inputs import files_of
     from diffusionsat.tasks.upscale import UpscaleRequest, consistency_of
 
-    sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
+    sat = rasters.opened(model, device, precision, given["control"])
     request = UpscaleRequest(
         frames=frames,
         factor=factor,
@@ -85,10 +91,16 @@ def command(
     rasters.run(job, output, files_of([*frames, *sharp]), given, lambda path: consistency_of(job, path))
 
 
-def _searched(url: str, lnglat: tuple[float, float] | None, dates: str | None) -> list[Any]:
+def _searched(
+    url: str,
+    lnglat: tuple[float, float] | None,
+    dates: str | None,
+    collections: tuple[str, ...],
+    size: tuple[int, int] | None,
+) -> Any:
     from diffusionsat.data.search import least_cloudy
     from diffusionsat.errors import ConfigError
 
     if lnglat is None or dates is None:
         raise ConfigError("--stac needs --lnglat LON,LAT and --search A/B. Give both.")
-    return [least_cloudy(url, lnglat, dates)]
+    return least_cloudy(url, lnglat, dates, collections=collections, size=size)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffusionsat.data.parquet import Sample
 from diffusionsat.data.records import Pieces
 
 VIEWS = (
@@ -139,16 +138,30 @@ def some_pieces(pieces: Pieces, rate: float, rng: np.random.Generator) -> str:
     return "".join(text for name, text in pieces if name not in left_out)
 
 
-def caption(sample: Sample, rng: np.random.Generator) -> str:
-    """One caption of a sample; another call with the same generator gives another phrasing."""
-    subjects = PHRASES.get(sample.label or "") or SOURCES.get(sample.source)
-    if subjects is None or (sample.caption and rng.random() < 0.7):
-        text = sample.caption or sample.label or ""
+def caption(
+    sentence: str,
+    rng: np.random.Generator,
+    *,
+    source: str,
+    label: str | None = None,
+    month: int | None = None,
+) -> str:
+    """One caption of an image; another call with the same generator gives another phrasing.
+
+    Args:
+        sentence: Of the data set; may be empty.
+        rng: Source of randomness.
+        source: Name of the data set.
+        label: Class in its words.
+        month: When the image was taken, 1 to 12.
+    """
+    subjects = PHRASES.get(label or "") or SOURCES.get(source)
+    if subjects is None or (sentence and rng.random() < 0.7):
+        text = sentence or label or ""
         if not text:
             return ""
     else:
         text = VIEWS[rng.integers(len(VIEWS))].format(subjects[rng.integers(len(subjects))])
-    month = sample.metadata.month
     if month is not None and rng.random() < 0.2:
         text = f"{text} in {_MONTHS[month]}"
     return text

@@ -65,10 +65,15 @@ class Frame:
         """How many of the raster's pixels, along a side, repeat one number, for each band."""
         return self.raster.coarseness
 
-    def tags(self) -> dict[str, str]:
-        """What makes `open_frame` read a raster of the same numbers in the same way."""
+    def tags(self, copied: Sequence[str] = ()) -> dict[str, str]:
+        """What makes `open_frame` read a raster of the same numbers in the same way.
+
+        Args:
+            copied: Bands whose nodata tells where they are not valid, whatever the raster's mask says.
+        """
         scaling = self.scaling and {"gain": self.scaling.gain, "offset": self.scaling.offset}
-        return {"RADIOMETRY": json.dumps({"sensor": self.sensor, "scaling": scaling})}
+        said = {"sensor": self.sensor, "scaling": scaling, "copied": list(copied)}
+        return {"RADIOMETRY": json.dumps(said)}
 
 
 def open_frame(
@@ -170,6 +175,9 @@ def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scal
         scaling = own["scaling"] if "scaling" in own else _scaling(raster, beside, product, sensor)
     if scaling is not None:
         raster = _measured(raster, sensor, scaling)
+    if raster.nodata is not None:
+        copied = own.get("copied", ())
+        raster = raster.without(raster.nodata, [i for i, n in enumerate(raster.bands) if n in copied])
     return Frame(raster=raster, metadata=metadata, sensor=sensor, scaling=scaling)
 
 
@@ -263,11 +271,12 @@ def _own(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _radiometry_tag(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """What `Frame.tags` has written: sensor and scaling."""
+    """What `Frame.tags` has written: sensor, scaling and bands that are copied."""
     try:
         told = json.loads(tags.get("RADIOMETRY", "{}"))
         scaling = told.get("scaling") and Scaling(**told["scaling"])
-        return told | {"scaling": scaling} if told.get("sensor") in (None, *SENSORS) and told else {}
+        known = {"scaling": scaling, "copied": tuple(told.get("copied", ()))}
+        return told | known if told.get("sensor") in (None, *SENSORS) and told else {}
     except (ValueError, TypeError, AttributeError):
         log.info("the tag RADIOMETRY of %s is not ours and is passed over", name)
         return {}
@@ -280,7 +289,7 @@ def _scaling(raster: Raster, beside: Sidecar, product: Product | None, sensor: s
         return None
     if beside.scaling is not None:
         return beside.scaling
-    if isinstance(raster, FileRaster) and (raster.scale, raster.offset) != (1.0, 0.0):
+    if (raster.scale, raster.offset) != (1.0, 0.0):
         return replace(counts, gain=raster.scale, offset=raster.offset)
     if product is not None and product.scaling is not None:
         return product.scaling

@@ -15,7 +15,6 @@ import numpy as np
 from diffusionsat.data import captions, conditions, crops
 from diffusionsat.data.conditions import Condition, Conditions
 from diffusionsat.data.holes import cloud_masks
-from diffusionsat.data.parquet import Sample
 from diffusionsat.data.records import Frame, Record
 from diffusionsat.data.sensors import Scaling, stretch
 from diffusionsat.data.series import Series
@@ -78,6 +77,8 @@ class Mixture:
         seed: Of order, crops, captions.
         sizes: Share of the batches by the side of their images in pixels.
         drop_pieces: Rate at which each piece of a caption is left out.
+        unplaced: Rate at which the place of a single image is withheld, so that it may be turned any way.
+            Source: the augmentation of Karras et al. 2022 (EDM), section 5, whose network is told of it.
         companions: What is given for conditional tasks; None gives single images, every frame of a sequence
             being one.
         held_out: Give the tenth of the places that is kept for validation instead of the rest.
@@ -95,11 +96,12 @@ class Mixture:
         sizes: Mapping[int, float],
         weights: Mapping[str, float] | None = None,
         drop_pieces: float = 0.1,
+        unplaced: float = 0.0,
         companions: Companions | Conditions | None = None,
         held_out: bool = False,
     ) -> None:
         self.sources, self.seed, self.companions = tuple(sources), check_seed(seed), companions
-        self.weights, self.drop_pieces = weights, drop_pieces
+        self.weights, self.drop_pieces, self.unplaced = weights, drop_pieces, unplaced
         self.sizes = {size: share for size, share in sizes.items() if share > 0}
         _check(self.sources, weights, self.sizes)
         self._masks = _masks(self.sources, companions)
@@ -127,9 +129,12 @@ class Mixture:
         record = source.record(image)
         number = int(source.images.frame[image])
         frame = record.frames[number]
+        known = frame.metadata
+        if self.unplaced and rng.random() < self.unplaced:
+            known = known.replace(lon=None, lat=None)
         pixels = frame.rgb()
         height, width = pixels.shape[:2]
-        drawn = crops.draw(frame.metadata, height, width, size, rng)
+        drawn = crops.draw(known, height, width, size, rng)
         pixels = np.ascontiguousarray(drawn.cut(pixels))
         caption = self._caption(record, frame, rng)
         frames: tuple[Condition, ...] = ()
@@ -143,17 +148,23 @@ class Mixture:
             key=record.key if len(record.frames) == 1 else f"{record.key}/{number}",
             source=source.name,
             pixels=pixels,
-            metadata=drawn.metadata(frame.metadata),
+            metadata=drawn.metadata(known),
             caption=caption,
             frames=frames,
         )
 
-    def validation(self) -> "Mixture":
-        """The mixture of what is held out of this one, by the same weights; its positions start at 0 too."""
+    def validation(self) -> "Mixture | None":
+        """What is held out of this mixture, at its smallest size, by the same weights; positions start at 0.
+
+        None if nothing of that size is, as where all images show one place.
+        """
+        size = min(self.sizes)
+        if not any((self._usable(s.images, size) & s.images.held_out).any() for s in self.sources):
+            return None
         return Mixture(
             self.sources,
             seed=self.seed,
-            sizes=self.sizes,
+            sizes={size: 1.0},
             weights=self.weights,
             drop_pieces=self.drop_pieces,
             companions=self.companions,
@@ -172,10 +183,16 @@ class Mixture:
                     "%s has no image of %d px for this task; the others get its share", source.name, size
                 )
         if not parts:
-            largest = max(int(source.images.side.max(initial=0)) for source in self.sources)
+            sides = [source.images.side[self._usable(source.images, 1)] for source in self.sources]
+            largest = max(int(side.max(initial=0)) for side in sides)
+            if not largest:
+                raise DatasetError(
+                    "No source has images for this task: it needs red, green and blue, and of conditional "
+                    "tasks what is given beside it."
+                )
             raise DatasetError(
-                f"No source has {'held-out ' * held_out}images of {size} px for this task; the largest "
-                f"has a side of {largest}. Leave the size out or add a source."
+                f"No source has images of {size} px for this task; the largest has a side of {largest}. "
+                "Leave the size out or add a source."
             )
         return _Stream(parts, self.seed)
 
@@ -197,15 +214,9 @@ class Mixture:
 
     def _caption(self, record: Record, frame: Frame, rng: np.random.Generator) -> str:
         sentence = captions.some_pieces(record.pieces + frame.pieces, self.drop_pieces, rng)
-        known = Sample(
-            key=record.key,
-            source=record.source,
-            encoded=b"",
-            metadata=frame.metadata,
-            label=record.label,
-            caption=sentence or None,
+        return captions.caption(
+            sentence, rng, source=record.source, label=record.label, month=frame.metadata.month
         )
-        return captions.caption(known, rng)
 
 
 def _check(

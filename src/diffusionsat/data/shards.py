@@ -1,10 +1,10 @@
 """The format of prepared data: Parquet shards of single images or of sequences, one row a record.
 
-The columns are those of `diffusionsat.data.parquet`, which reads these files too, and some more, so that a
-row gives back its whole record: ``place``, ``licence``, ``pieces``, and for every frame ``role``, ``sensor``,
-``pieces``, ``lon``, ``lat``. Row groups have 32 rows, a shard at most 256. A frame's ``scale`` is JSON of its
-`Scaling`, or ``display uint8``. What could not be read stands in the file's metadata, since a shard that is
-complete tells all that became of its records.
+The columns are those of `diffusionsat.data.adapters.tables`, which reads these files too, and some more, so
+that a row gives back its whole record: ``place``, ``licence``, ``pieces``, and for every frame ``role``,
+``sensor``, ``pieces``, ``lon``, ``lat``. Row groups have 32 rows, a shard at most 256. A frame's ``scale`` is
+JSON of its `Scaling`, or ``display uint8``. What could not be read stands in the file's metadata, since a
+shard that is complete tells all that became of its records.
 """
 
 import io

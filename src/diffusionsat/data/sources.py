@@ -29,7 +29,7 @@ IMAGES = "images.parquet"
 FORMAT = "diffusionsat shards"
 WINDOW = 8  # row groups among which samples are shuffled
 _KEPT = 2 * WINDOW  # row groups in memory
-_HELD_OUT = 26  # of 256: the tenth of the places kept for choosing and calibrating, as `Sample.held_out`
+_HELD_OUT = 26  # of 256: the tenth of the places kept for choosing and calibrating
 
 
 def held_out(source: str, place: str, lon: float | None, lat: float | None) -> bool:

@@ -140,12 +140,9 @@ def _lines(
             some = np.sort(order[: round(share * len(order))])
             if len(set(labels[some])) < 2:
                 continue
-            scores = {}
-            for decay in DECAYS:
-                fitted = fit_classifier(features[some], labels[some], decay=decay)
-                scores[decay] = (fitted(features[held_out]) == labels[held_out]).mean()
-            decay = max(scores, key=lambda d: scores[d])
-            right = fit_classifier(features[some], labels[some], decay=decay)(tried[name]) == truth
+            fits = [fit_classifier(features[some], labels[some], decay=decay) for decay in DECAYS]
+            best = max(fits, key=lambda fit: (fit(features[held_out]) == labels[held_out]).mean())
+            right = best(tried[name]) == truth
             line: Line = {"labels": source, "features": block, "sigma": sigma, "share": f"{share:.0%}"}
             line |= {"n_labels": len(some), "n": len(test), "width": features.shape[1]}
             lines.append(

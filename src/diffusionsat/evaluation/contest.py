@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusionsat.evaluation import figures
+from diffusionsat.evaluation import figures, geography
 from diffusionsat.evaluation.evidence import network_of
 from diffusionsat.evaluation.paired import DISTANCE, MODEL, UNIT, Paired, name_of
 from diffusionsat.evaluation.protocol import EvaluateRequest
@@ -75,11 +75,12 @@ def measure(
             notes.append(
                 f"What was made disagrees with its measurement by {said}: colours or light are wrong."
             )
+    world = _geography(task, columns, asked, request.seed)
     kept = {key: value for key, value in columns.items() if value.dtype.kind == "f" and value.ndim == 1}
     return Section(
-        {title: lines for title, lines in tables.items() if lines},
+        {title: lines for title, lines in tables.items() if lines} | world.tables,
         kept,
-        {"sheet.png": sheet(task, request, asked, made)},
+        {"sheet.png": sheet(task, request, asked, made)} | world.files,
         notes,
     )
 
@@ -224,6 +225,16 @@ def _samples(
     line["rank_unevenness"] = rank_unevenness(ranks)
     shares = (ranks / ranks.sum()).tolist()
     yield line | {f"rank {i}": share for i, share in enumerate(shares)}
+
+
+def _geography(task: Paired, columns: Arrays, asked: Given, seed: int) -> Section:
+    """Where the model is better and worse, by the first case of every image and their first baseline."""
+    part = task.parts[0]
+    first = np.sort(np.unique(asked.picked, axis=0, return_index=True)[1])
+    cases = [asked.cases[i] for i in first]
+    psnr = {kind: columns[name_of(kind, part, "psnr")][first] for kind in (MODEL, *task.baselines)}
+    baseline = next(kind for kind in task.baselines if not np.isnan(psnr[kind]).all())
+    return geography.of_pairs(cases, psnr[MODEL], psnr[baseline], baseline, seed)
 
 
 def self_check(task: Paired, request: EvaluateRequest, asked: Given, networks: Sequence[str]) -> list[Line]:

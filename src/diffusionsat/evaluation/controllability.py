@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.cases import Case
 from diffusionsat.evaluation.evidence import Evidence
+from diffusionsat.evaluation.probes import Probes
 from diffusionsat.evaluation.section import Section
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.probes import circular_error, controllability, great_circle_km
@@ -18,47 +19,43 @@ LEAST = 20  # images with a field, for a figure of it
 HEEDED = 0.5  # a controllability that is surely below is worth a note
 
 
-class Reads(Protocol):
-    """What reads numbers from images, or from their features."""
-
-    def months(self, seen: Any, /) -> np.ndarray:
-        """Months, 0 to 12, where month m goes from m - 1 to m."""
-        ...
-
-    def log_gsds(self, seen: Any, /) -> np.ndarray:
-        """Decimal logarithms of metres per pixel."""
-        ...
-
-    def places(self, seen: Any, /) -> tuple[np.ndarray, np.ndarray]:
-        """Longitudes and latitudes, degrees."""
-        ...
-
-
-def _month_error(reader: Reads, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
+def _month_error(reader: Any, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
     months = np.array([m.numbers[5] for m in asked])
     return circular_error(reader.months(seen), months - 0.5, period=12)
 
 
-def _place_error(reader: Reads, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
+def _year_error(reader: Any, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
+    return np.abs(reader.years(seen) - [m.numbers[4] for m in asked])
+
+
+def _place_error(reader: Any, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
     read_lon, read_lat = reader.places(seen)
     lon, lat = np.array([m.numbers[:2] for m in asked]).T
     return great_circle_km(read_lon, read_lat, lon, lat)
 
 
-def _gsd_error(reader: Reads, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
+def _gsd_error(reader: Any, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
     return np.abs(reader.log_gsds(seen) - np.log10([m.numbers[2] for m in asked]))
 
 
-# Errors of what is read, one an image: months, kilometres, decades.
-ERRORS: dict[str, Callable[[Reads, Any, Sequence[Metadata]], np.ndarray]] = {
+def _cloud_error(reader: Any, seen: Any, asked: Sequence[Metadata]) -> np.ndarray:
+    return np.abs(reader.cloud_covers(seen) - [m.numbers[3] for m in asked])
+
+
+# Errors of what `Probes`, or a `Reader` of images, read: months, years, kilometres, decades, percent; (N,).
+ERRORS: dict[str, Callable[[Any, Any, Sequence[Metadata]], np.ndarray]] = {
     "month": _month_error,
+    "year": _year_error,
     "place": _place_error,
     "gsd": _gsd_error,
+    "cloud cover": _cloud_error,
 }
 KNOWN: dict[str, Callable[[Metadata], Any]] = {
     "month": lambda m: m.month,
+    "year": lambda m: m.year,
     "place": lambda m: None if m.lat is None else m.lon,
     "gsd": lambda m: m.gsd,
+    "cloud cover": lambda m: m.cloud_cover,
 }
 
 
@@ -88,7 +85,7 @@ def cycle(count: int, seed: int) -> np.ndarray:
 
 
 def measure(evidence: Evidence) -> Section:
-    """Controllability of month, place and gsd by every family of probes that can read them.
+    """Controllability of every field by every family of probes that can read it.
 
     A field is asked for where a case knows it; the shuffled request is another case's of the same field.
     """
@@ -115,6 +112,11 @@ def measure(evidence: Evidence) -> Section:
             column = np.full(len(evidence.asked), np.nan)
             column[rows] = own
             scores[f"{field}_error {probes.name}"] = column
+    silent = [field for field in ERRORS if field not in {line["field"] for line in lines}]
+    if silent:
+        notes.append(
+            f"Nothing is said of {', '.join(silent)}: fewer than {LEAST} images know it, or no probe does."
+        )
     if not lines:
         return Section({}, notes=notes)
     rows = [(f"{line['field']}, {line['probe']}", line["controllability"]) for line in lines]
@@ -123,7 +125,7 @@ def measure(evidence: Evidence) -> Section:
 
 
 def _line(
-    probes: Reads, field: str, cases: Sequence[Case], made: Any, real: Any, seed: int
+    probes: Probes, field: str, cases: Sequence[Case], made: Any, real: Any, seed: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     asked = [case.metadata for case in cases]
     others = [asked[i] for i in cycle(len(cases), seed)]

@@ -1,18 +1,23 @@
 """Does the model copy what it learned from, and does the split leak: the nearest training images.
 
 Copies are looked for among the central squares of the training images, by thumbnails, in which near copies
-meet, and by exact pixels. A copy of another crop of a training image is not found so.
+meet, and by exact pixels. A copy of another crop of a training image is not found so. How near the places
+that are asked for lie to those that were trained on stands beside.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation import figures
+from diffusionsat.evaluation.cases import Case
 from diffusionsat.evaluation.evidence import THUMBNAILS, Evidence, Seen
 from diffusionsat.evaluation.section import Line, Section
 from diffusionsat.metrics.memorisation import distance_ratio, share_below
 from diffusionsat.metrics.neighbours import nearest
+from diffusionsat.metrics.probes import EARTH_RADIUS_KM
 
 NEAR = 0.25  # of thumbnails: a correlation of 0.97
 COPIES = 0.02  # share of the images, above that of real ones, that is worth a note
@@ -21,7 +26,7 @@ SHOWN = 8
 
 def measure(evidence: Evidence) -> Section:
     """Distances to the nearest training image, of generated images and of real ones that were not seen."""
-    if evidence.train is None:
+    if evidence.train is None or evidence.trained is None:
         note = "No training images were looked at: nothing is said of memorisation."
         return Section({}, notes=[note])
     train = evidence.train.features(THUMBNAILS)
@@ -39,6 +44,7 @@ def measure(evidence: Evidence) -> Section:
         line["exact_copies"] = sum(digest in trained for digest in seen.digests)
         line["near_copies"] = int((distances <= NEAR).sum())
         lines.append(line)
+    lines[1] |= _apart(evidence.asked.cases, evidence.trained.cases)
     notes = []
     try:
         lines[0]["distance_ratio"] = distance_ratio(made, real)
@@ -55,6 +61,22 @@ def measure(evidence: Evidence) -> Section:
         notes.append("Test images are exact copies of training images: the split leaks.")
     files = {"nearest.png": _sheet(evidence.made, evidence.train, made, found["generated"][1][:, 0])}
     return Section({"memorisation": lines}, {"train_distance": made.numpy()}, files, notes)
+
+
+def _apart(asked: Sequence[Case], trained: Sequence[Case]) -> Line:
+    """Kilometres from places that are asked for to the nearest that was trained on; to a tenth or so."""
+    here, there = (_points(cases) for cases in (asked, trained))
+    if not len(here) or not len(there):
+        return {}
+    kilometres = 2 * EARTH_RADIUS_KM * (nearest(here, there)[0][:, 0] / 2).clamp_max(1).asin()
+    return {"nearest_place_km": float(kilometres.min()), "median_place_km": float(kilometres.median())}
+
+
+def _points(cases: Sequence[Case]) -> torch.Tensor:
+    """Places of the cases that know theirs, on the unit sphere, (K, 3)."""
+    known = [(m.lon, m.lat) for m in (case.metadata for case in cases) if None not in (m.lon, m.lat)]
+    lon, lat = np.radians(np.array(known, np.float64).reshape(-1, 2)).T
+    return torch.from_numpy(np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1))
 
 
 def _sheet(made: Seen, train: Seen, distances: torch.Tensor, rows: torch.Tensor) -> bytes:

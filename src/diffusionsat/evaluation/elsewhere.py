@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from diffusionsat.errors import DatasetError
 from diffusionsat.evaluation.cases import central, reduction
@@ -39,11 +39,7 @@ class Reading:
         return {"pixels": np.stack([self._square(file) for file in files])}
 
     def _square(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise DatasetError(f"{file} cannot be read as an image: {error}.") from None
+        pixels = _read(file)
         side = min(pixels.shape[:2])
         if side < self.size:
             raise DatasetError(
@@ -56,7 +52,7 @@ def files_of(request: EvaluateRequest) -> tuple[tuple[Path, ...], int]:
     """The files, and the side that is asked for or that of the first.
 
     Raises:
-        DatasetError: If there are fewer than two, or not as many as are asked for.
+        DatasetError: If there are fewer than two, or not as many as are asked for, or the first is no image.
     """
     assert request.images is not None
     folder = request.images
@@ -69,8 +65,15 @@ def files_of(request: EvaluateRequest) -> tuple[tuple[Path, ...], int]:
         )
     if request.size is not None:
         return tuple(files), request.size
-    with Image.open(files[0]) as image:
-        return tuple(files), min(image.size)
+    return tuple(files), min(_read(files[0]).shape[:2])
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{file} cannot be read as an image: {error}.") from None
 
 
 def matching(files: Sequence[Path]) -> bool:

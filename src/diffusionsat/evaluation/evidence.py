@@ -120,7 +120,8 @@ class Evidence:
         real: The real images of ``asked``.
         others: Cases to compare with.
         reference: Their images.
-        train: Images that a model may have been trained on; None if there are none.
+        trained: Cases that a model may have been trained on; None if there are none.
+        train: Their images.
         networks: Feature networks.
         probes: What reads metadata and classes from features of them.
         matched: Whether image i answers case i.
@@ -134,6 +135,7 @@ class Evidence:
     real: Seen
     others: Cases
     reference: Seen
+    trained: Cases | None
     train: Seen | None
     networks: Sequence[FeatureNetwork]
     probes: Sequence[Probes]

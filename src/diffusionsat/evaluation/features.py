@@ -5,6 +5,7 @@ images (N, H, W, 3) and gives float32 features (N, D); batches are of one shape,
 black, so that a feature is the same to the bit wherever its image stands.
 """
 
+import functools
 import hashlib
 import json
 import warnings
@@ -27,6 +28,7 @@ from diffusionsat.models.compact.classifier import SMALLEST, CompactClassifier
 BATCH = 64
 CLASSIFIER_FORMAT = "diffusionsat-classifier"
 CLASSIFIER_FILE = "classifier.safetensors"
+PREPROCESSOR = "preprocessor_config.json"  # beside a model of transformers
 _MAPPED = (0, 2, 4, 10)  # of EfficientNet-lite0's sixteen blocks
 
 
@@ -227,13 +229,14 @@ NETWORKS: dict[str, Callable[[], FeatureNetwork]] = {
 
 
 def feature_network(name_or_path: str | Path) -> FeatureNetwork:
-    """A feature network by its name, from a TorchScript file, or of a classifier's folder.
+    """A feature network by its name, from a TorchScript file, or of a folder.
 
+    A folder is a classifier's, or holds a model of transformers such as CLIP or DINOv2.
     Beside a file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
     wrong normalisation would spoil every figure and show in none. The file is a program: use your own only.
 
     Args:
-        name_or_path: One of `NETWORKS`, the file's path, or a folder as `load_classifier` takes it.
+        name_or_path: One of `NETWORKS`, the file's path, or the folder, by whose name the network is called.
 
     Raises:
         CheckpointError: If there is no such network, or a file is damaged or lacks the one beside it.
@@ -242,22 +245,70 @@ def feature_network(name_or_path: str | Path) -> FeatureNetwork:
     if str(name_or_path) in NETWORKS:
         return NETWORKS[str(name_or_path)]()
     file = Path(name_or_path)
+    if (file / PREPROCESSOR).is_file():
+        return _of_transformers(file)
     if file.is_dir():
         return load_classifier(file).features
     beside = file.with_suffix(".json")
     if not file.is_file():
         raise CheckpointError(
             f"There is no feature network {str(name_or_path)!r}. Known are: {', '.join(NETWORKS)}; "
-            "or give the path of a TorchScript file."
+            "or give the path of a TorchScript file, or of a folder with a model of transformers."
         )
     try:
         wanted = parse(Input, json.loads(beside.read_text(encoding="utf-8")), str(beside))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # what the field spreads
-            network: nn.Module = torch.jit.load(file, map_location="cpu")
+        network = _scripted(file)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} or {beside.name} beside it cannot be read: {error}") from None
-    return FeatureNetwork(file.stem, _sha256(file, beside), wanted, network.eval())
+    return FeatureNetwork(file.stem, _sha256(file, beside), wanted, network)
+
+
+def _of_transformers(folder: Path) -> FeatureNetwork:
+    """What a vision model of transformers pools of an image, in the space that CLIP shares with words."""
+    try:
+        from transformers import AutoModel
+    except ImportError as error:
+        raise MissingExtraError(f"The feature network {folder.name}", "published") from error
+    beside = folder / PREPROCESSOR
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        size = said.get("crop_size") or said["size"]
+        wanted = Input(
+            size=size if isinstance(size, int) else int(size["height"]),
+            mean=tuple(said["image_mean"]),
+            std=tuple(said["image_std"]),
+        )
+        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} holds no vision model as transformers writes it: {error}") from None
+    project = getattr(model, "visual_projection", nn.Identity())
+    looking = getattr(model, "vision_model", model)
+    weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".bin"))
+    return FeatureNetwork(
+        folder.resolve().name,
+        _sha256(beside, *weights),
+        wanted,
+        lambda image: project(looking(pixel_values=image).pooler_output),
+    )
+
+
+@functools.lru_cache(1)
+def perceptual_network(file: Path) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
+    """A network for `pairs.lpips` from a TorchScript file, opened once, and its SHA-256.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        return _scripted(file), _sha256(file)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{file} cannot be read as TorchScript: {error}") from None
+
+
+def _scripted(file: Path) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # what the field spreads
+        return torch.jit.load(file, map_location="cpu").eval()
 
 
 def _sha256(*files: Path) -> str:

@@ -11,6 +11,7 @@ from diffusionsat.errors import MissingExtraError
 from diffusionsat.metrics.distributions import Extrapolation
 from diffusionsat.tasks.sheet import contact_sheet
 
+_REACH = 3
 INK, FLOOR = "#1f77b4", "#7f7f7f"
 COLOURS = (INK, "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d")
 
@@ -66,7 +67,7 @@ def classes(shares: Mapping[str, Mapping[str, float]]) -> bytes:
 
 
 def intervals(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], best: float) -> bytes:
-    """Figures with their intervals, a row each, and a line at what is best."""
+    """Figures with their intervals, a row each, and a line at what is best; wide ones leave the picture."""
     figure, axes = _axes(title, tall=len(rows))
     for y, (_, found) in enumerate(reversed(rows)):
         axes.plot([found["low"], found["high"]], [y, y], color=INK)
@@ -74,6 +75,7 @@ def intervals(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], best:
     axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], fontsize=7)
     axes.axvline(best, color=FLOOR, linewidth=1)
     axes.axvline(0, color=FLOOR, linewidth=0.5)
+    axes.set_xlim(best - _REACH, best + _REACH)  # where little can be said, one would squeeze all others
     return _png(figure)
 
 
@@ -147,16 +149,21 @@ def matrices(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def world(
-    features: Sequence[Mapping[str, Any]], places: Sequence[tuple[float, float]], network: str
+    features: Sequence[Mapping[str, Any]],
+    places: Sequence[tuple[float, float]],
+    score: str,
+    title: str,
+    *,
+    higher: bool,
 ) -> bytes:
-    """Cells of GeoJSON on a map of equal area, coloured by their realism; the places as points."""
+    """Cells of GeoJSON on a map of equal area, blue where a score is better than 0; the places as points."""
     from matplotlib import cm, colors
 
-    figure, axes = _axes(f"excess distance to real images on {network} (0: as real as real)", wide=True)
-    values = [feature["properties"]["realism"] for feature in features]
+    figure, axes = _axes(title, wide=True)
+    values = [feature["properties"][score] for feature in features]
     most = max(map(abs, values)) or 1.0
     scale = colors.TwoSlopeNorm(0, -2 * most, 2 * most)  # pale, so that what is written can be read
-    painted = cm.ScalarMappable(scale, "RdBu_r")
+    painted = cm.ScalarMappable(scale, "RdBu" if higher else "RdBu_r")
     for feature, value in zip(features, values, strict=True):
         ring = np.array(feature["geometry"]["coordinates"][0])
         x, y = ring[:, 0], np.sin(np.radians(ring[:, 1]))

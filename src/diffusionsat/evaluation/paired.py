@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusionsat.data.sources import Source
 from diffusionsat.diffusion.guidance import Guidance
 from diffusionsat.errors import ConfigError
-from diffusionsat.evaluation.features import FeatureNetwork
+from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.trials import WHOLE, Given, Trial
 from diffusionsat.evaluation.units import Arrays
@@ -30,7 +30,7 @@ MODEL, ONE = "model", "one sample"
 UNIT = 8  # cases that are made, and scored, together
 SIZE = 64  # pixels of a side, where nothing else is asked for
 LEVEL, FEWEST = 0.9, 4  # of intervals, and samples that they need
-DISTANCE = "feature_distance"
+DISTANCE, LPIPS = "feature_distance", "lpips"
 
 
 def name_of(kind: str, part: str, figure: str) -> str:
@@ -153,6 +153,7 @@ class Paired(ABC):
     ) -> dict[tuple[str, str], np.ndarray]:
         """Scores of images, uint8 (H, W, 3), by part and figure, each (N,)."""
         figures = [*_PAIRS, *(f"{DISTANCE}/{network.name}" for network in networks)]
+        figures += [LPIPS] if request.lpips is not None else []
         if not images:
             more = self.more(request, torch.zeros(0, 3, 1, 1), [])
             return {(part, f): np.zeros(0) for part in self.parts for f in (*figures, *more)}
@@ -166,6 +167,9 @@ class Paired(ABC):
                 if mask is None or network.maps is not None:
                     distance = pairs.feature_distance(image, truth, network.layers, mask=mask)
                     found[part, f"{DISTANCE}/{network.name}"] = distance.numpy()
+            if request.lpips is not None:
+                judge, _ = perceptual_network(request.lpips)
+                found[part, LPIPS] = pairs.lpips(image, truth, judge, mask=mask).numpy()
         more = self.more(request, image, trials)
         return found | {(WHOLE, figure): values.numpy() for figure, values in more.items()}
 

@@ -6,6 +6,7 @@ under the candidate, so that the errors of two candidates, with the same noises,
 model's opinion and no measurement. Source: Li et al. 2023 (Diffusion Classifier); Clark & Jaini 2023.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def audit(
         ConfigError: If an option is not possible, or the image is none, too small or too large.
     """
     _check(request)
-    look = _Look(sat, _central(image, sat.multiple), request)
+    errors_of = functools.cache(_Look(sat, _central(image, sat.multiple), request).errors)
     wanted: list[tuple[str, str, bool, Metadata]] = []
     for name in request.fields:
         candidates, nothing, call = CANDIDATES[name]
@@ -112,7 +113,7 @@ def audit(
     lines: list[Line] = []
     baseline = np.zeros(0)
     for done, (name, called, claimed, metadata) in enumerate(wanted, 1):
-        errors = look.errors(metadata)
+        errors = errors_of(metadata)
         if not called:
             baseline = errors
         excess = errors - baseline
@@ -168,7 +169,7 @@ def alarms(
     _check(request)
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in request.fields}
     for number, (image, true) in enumerate(zip(images, metadata, strict=True)):
-        look = _Look(sat, _central(image, sat.multiple), request)
+        errors_of = functools.cache(_Look(sat, _central(image, sat.multiple), request).errors)
         for name in request.fields:
             nothing = CANDIDATES[name][1]
             own, others = _claims(true, nothing), (*metadata[number + 1 :], *metadata[:number])
@@ -176,7 +177,7 @@ def alarms(
             if not own or false is None:
                 continue
             asked = (true, true.replace(**false), true.replace(**nothing))
-            right, wrong, unknown = (look.errors(metadata) for metadata in asked)
+            right, wrong, unknown = map(errors_of, asked)
             ts = (_standard_errors(right - unknown), _standard_errors(wrong - unknown))
             found[name].append((*ts, float((right - wrong).mean())))
         if on_image:

@@ -24,9 +24,10 @@ class Probes:
 
     Args:
         network: Name of the network.
-        head: By the name of a set of labels, ``month``, ``log_gsd`` or ``place``: (N, K) of features.
+        head: By the name of a set of labels, ``month``, ``year``, ``log_gsd``, ``place`` or ``cloud_cover``:
+            (N, K) of features.
         classes: Names of the classes of each set of labels.
-        fields: Of month, place and gsd, those that can be read.
+        fields: Of month, year, place, gsd and cloud cover, those that can be read.
         family: What kind of probe it is; empty is the network's own heads.
     """
 
@@ -60,6 +61,14 @@ class Probes:
         """Months that are read, (N,), 0 to 12, where month m goes from m - 1 to m."""
         sine, cosine = self.head("month", features).T
         return np.arctan2(sine, cosine) / (2 * np.pi) * 12 % 12
+
+    def years(self, features: Tensor) -> np.ndarray:
+        """Years that are read, (N,)."""
+        return self.head("year", features)[:, 0]
+
+    def cloud_covers(self, features: Tensor) -> np.ndarray:
+        """Percent under cloud that are read, (N,), 0 to 100."""
+        return self.head("cloud_cover", features)[:, 0].clip(0, 100)
 
     def log_gsds(self, features: Tensor) -> np.ndarray:
         """Decimal logarithms of the metres per pixel that are read, (N,)."""
@@ -111,6 +120,14 @@ def _month(*numbers: float) -> list[float]:
     return [np.sin(angle), np.cos(angle)]
 
 
+def _year(*numbers: float) -> list[float]:
+    return [numbers[4]]
+
+
+def _cloud_cover(*numbers: float) -> list[float]:
+    return [numbers[3]]
+
+
 def _gsd(*numbers: float) -> list[float]:
     return [np.log10(numbers[2])]
 
@@ -123,8 +140,10 @@ def _place(*numbers: float) -> list[float]:
 # Field -> name of its head, and what the head gives, of the seven numbers of metadata.
 _TARGETS: dict[str, tuple[str, Callable[..., list[float]]]] = {
     "month": ("month", _month),
+    "year": ("year", _year),
     "place": ("place", _place),
     "gsd": ("log_gsd", _gsd),
+    "cloud cover": ("cloud_cover", _cloud_cover),
 }
 
 

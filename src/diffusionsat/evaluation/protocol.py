@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusionsat.evaluation.cases import FITS, Cases
-from diffusionsat.evaluation.features import FeatureNetwork
+from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network
 from diffusionsat.evaluation.units import digest
 from diffusionsat.tasks.sampling import Settings
 
@@ -38,6 +38,7 @@ class EvaluateRequest:
         trained: Training images that copies are looked for in, at most; 0 looks for none.
         classifier: Folder of a classifier that reads classes and metadata; None is the shipped one, if any.
         clip: Folder of a CLIP-like model of transformers, for text alignment.
+        lpips: TorchScript file of a network as `pairs.lpips` takes it.
         device: Of the model.
         precision: Of the model.
         factor: Pixels that come of one along each side, for `upscale`.
@@ -76,6 +77,7 @@ class EvaluateRequest:
     trained: int = 100_000
     classifier: Path | None = None
     clip: Path | None = None
+    lpips: Path | None = None
     device: str = "auto"
     precision: str = "auto"
     factor: int = 4
@@ -98,7 +100,7 @@ def protocol(
     others: Cases | None,
     networks: Sequence[FeatureNetwork],
     settings: Settings | None,
-    trained: Cases | None,
+    learned: Sequence[Cases | None],
     conditions: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The protocol as JSON can hold it, with its own ``hash``.
@@ -109,7 +111,7 @@ def protocol(
         others: Cases that are compared with; None if each image answers to its own.
         networks: Feature networks.
         settings: How was sampled; None for images from elsewhere.
-        trained: Training cases that are looked for copies.
+        learned: Training cases, that copies are looked for in and that probes learn from.
         conditions: What else the task says of how it is measured.
     """
     sampled = None
@@ -123,7 +125,7 @@ def protocol(
         "task": request.task,
         "split": request.split,
         "sources": sorted({source.name for source in asked.sources}),
-        "data_hash": digest([asked.digest, others and others.digest, trained and trained.digest]),
+        "data_hash": digest([cases and cases.digest for cases in (asked, others, *learned)]),
         "n": len(asked),
         "size": asked.size,
         "crop": FITS[asked.fit],
@@ -133,6 +135,7 @@ def protocol(
         "features_size": {network.name: network.input.size for network in networks},
         "sampling": sampled,
         "clip": None if request.clip is None else _weights(request.clip),
+        "lpips": None if request.lpips is None else perceptual_network(request.lpips)[1],
         **conditions,
         "metrics_version": METRICS_VERSION,
         "software": f"diffusionsat {version('diffusionsat')}",

@@ -1,5 +1,6 @@
 """Image quality: how far the set of generated images is from real ones, beside real ones from real ones."""
 
+import contextlib
 import functools
 import operator
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from diffusionsat.metrics.neighbours import nearest
 CHECKED = 2_000  # images that the figures are tried on
 COMPARED = 10_000  # images that are compared one by one with as many others
 SHIFT = 4  # of 255, of a colour's mean, that is worth a note
+BRIEF = ("n", "frechet_distance", "kernel_distance", "coverage")
 SETS = ("generated", "real")  # "real" is the floor: the real images of the cases that were asked for
 
 
@@ -89,17 +91,26 @@ def self_check(network: str, real: Tensor, reference: Tensor, seed: int) -> list
 
 def distances(features: Tensor, reference: Tensor, seed: int) -> tuple[Line, Extrapolation | None]:
     """All distances of a set to the reference, and the line that the extrapolation was read from."""
-    moments = moments_of(reference)
-    line: Line = {"n": len(features), "frechet_distance": frechet_distance(moments_of(features), moments)}
-    curve = None
-    try:
+    moments, curve = moments_of(reference), None
+    line = _distances(features, reference, moments, seed)
+    with contextlib.suppress(ConfigError):
         curve = frechet_infinity(features, moments, seed=seed)
         line["frechet_infinity"] = curve.value
+    return line, curve
+
+
+def briefly(features: Tensor, reference: Tensor, moments: Moments, seed: int) -> Line:
+    """Some of the distances of one set of many to a reference whose moments are known."""
+    found = _distances(features, reference, moments, seed)
+    return {key: found[key] for key in BRIEF if key in found}
+
+
+def _distances(features: Tensor, reference: Tensor, moments: Moments, seed: int) -> Line:
+    line: Line = {"n": len(features), "frechet_distance": frechet_distance(moments_of(features), moments)}
+    with contextlib.suppress(ConfigError):  # too few images for these; the line lacks them
         line["kernel_distance"] = asdict(kernel_distance(features, reference, seed=seed))
         line |= asdict(manifold_scores(some(features, seed), some(reference, seed)))
-    except ConfigError:
-        pass  # too few images for these; the line lacks them
-    return line, curve
+    return line
 
 
 def moments_of(features: Tensor) -> Moments:

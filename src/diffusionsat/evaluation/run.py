@@ -115,7 +115,7 @@ def evaluate(
     )
     trained, taught = _trained(request, size)
     networks = [network_of(name) for name in names]
-    said = protocol(request, asked, others, networks, settings, trained, {})
+    said = protocol(request, asked, others, networks, settings, (trained, taught), {})
     report.prepare(folder, PARTS, overwrite=overwrite)
     unit = LOOK if settings is None else task.unit(settings)
     made, made_by = work.images(request, task, settings, asked, files, unit)
@@ -126,6 +126,7 @@ def evaluate(
         real=work.look_at("real", asked, names),
         others=others,
         reference=work.look_at("reference", others, names),
+        trained=trained,
         train=None if trained is None else work.look_at("train", trained, ()),
         networks=networks,
         probes=[*([reader] if reader else []), *_taught(work, taught, names)],
@@ -152,15 +153,25 @@ def _varied(
     identity: Any,
     names: Sequence[str],
 ) -> Section:
-    """The images made in other ways, and what is said of them."""
-    made = []
-    for number, arm in enumerate(VARIATIONS[name].arms(replace(request, vary=()), evidence.asked)):
+    """The images made in other ways, and what is said of them; ways that come to the same are made once."""
+    made: list[tuple[Arm, Seen]] = []
+    asked, own = evidence.asked, task.settings(model_of(request), request, evidence.asked.size)
+    done = {_way(own, request, asked): evidence.made}
+    for number, arm in enumerate(VARIATIONS[name].arms(replace(request, vary=()), asked)):
         settings = task.settings(model_of(arm.request), arm.request, arm.asked.size)
-        unit, folder = task.unit(settings), f"{name}-{number:03d}"
-        kept, _ = work.images(arm.request, task, settings, arm.asked, (), unit, folder)
-        seen = [identity, repr(settings), arm.request.schedule, arm.asked.digest]
-        made.append((arm, work.look(f"{folder}-seen", seen, len(arm.asked), unit, MadeUnits(kept), names)))
+        way = _way(settings, arm.request, arm.asked)
+        if way not in done:
+            unit, folder = task.unit(settings), f"{name}-{number:03d}"
+            kept, _ = work.images(arm.request, task, settings, arm.asked, (), unit, folder)
+            seen = [identity, *way]
+            done[way] = work.look(f"{folder}-seen", seen, len(arm.asked), unit, MadeUnits(kept), names)
+        made.append((arm, done[way]))
     return VARIATIONS[name].measure(evidence, made)
+
+
+def _way(settings: Any, request: EvaluateRequest, asked: Cases) -> tuple[str, str | None, str]:
+    """What decides the images of an arm."""
+    return repr(settings), request.schedule, asked.digest
 
 
 def _contest(
@@ -188,7 +199,7 @@ def _contest(
             "Take the inputs, and their names, of --cases with the same options."
         )
     networks = [network_of(name) for name in names]
-    said = protocol(request, asked, None, networks, settings, None, conditions)
+    said = protocol(request, asked, None, networks, settings, (), conditions)
     report.prepare(folder, PARTS, overwrite=overwrite)
     made, made_by = work.images(request, task, settings, asked, files, UNIT)
     scoring = Scoring(task, request, asked, made, tuple(names))

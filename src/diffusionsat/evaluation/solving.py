@@ -17,9 +17,10 @@ from diffusionsat.evaluation.cases import Cases
 from diffusionsat.evaluation.controllability import ERRORS, KNOWN, LEAST
 from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.protocol import EvaluateRequest
-from diffusionsat.evaluation.quality import distances
+from diffusionsat.evaluation.quality import briefly, moments_of
 from diffusionsat.evaluation.section import Line, Section
 from diffusionsat.evaluation.telling import read_share
+from diffusionsat.metrics.distributions import frechet_distance
 from diffusionsat.model import DiffusionSat
 
 STEPS = (5, 10, 20, 50, 100)
@@ -97,11 +98,11 @@ def measure(evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
     """
     name = evidence.networks[-1].name
     reference = evidence.reference.features(name)
+    moments = moments_of(reference)
 
     def line(arm: Arm, seen: Seen) -> Line:
-        found = distances(seen.features(name), reference, evidence.seed)[0]
-        kept = ("n", "frechet_distance", "kernel_distance", "coverage")
-        return {**arm.about, "features": name} | {key: found[key] for key in kept if key in found}
+        found = briefly(seen.features(name), reference, moments, evidence.seed)
+        return {**arm.about, "features": name, **found}
 
     steps, strengths = [], []
     most = {(arm.about["schedule"], arm.about["solver"]): seen for arm, seen in made if "solver" in arm.about}
@@ -117,7 +118,7 @@ def measure(evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
     for said in steps:
         last = [x for x in steps if (x["schedule"], x["solver"]) == (said["schedule"], said["solver"])][-1]
         said["excess"] = said["frechet_distance"] / last["frechet_distance"] - 1
-    floor = distances(evidence.real.features(name), reference, evidence.seed)[0]["frechet_distance"]
+    floor = frechet_distance(moments_of(evidence.real.features(name)), moments)
     return Section(
         {"steps": steps, "guidance": strengths},
         files={"sampling.png": figures.sampling(steps, strengths, floor)},

@@ -12,11 +12,11 @@ import numpy as np
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.arms import Arm, Told, moved
 from diffusionsat.evaluation.cases import Cases
-from diffusionsat.evaluation.controllability import LEAST, cycle
+from diffusionsat.evaluation.controllability import KNOWN, LEAST, cycle
 from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.probes import Probes
 from diffusionsat.evaluation.protocol import EvaluateRequest
-from diffusionsat.evaluation.quality import distances
+from diffusionsat.evaluation.quality import briefly, moments_of
 from diffusionsat.evaluation.section import Line, Section
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.bootstrap import bootstrap
@@ -28,10 +28,12 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "date": ("date",),
     "cloud cover": ("cloud_cover",),
 }
-SWEEPS: dict[str, tuple[float, ...]] = {  # months; metres per pixel; degrees north
+SWEEPS: dict[str, tuple[float, ...]] = {  # months; years; metres per pixel; degrees north; percent
     "month": (1, 3, 5, 7, 9, 11),
+    "year": (1990, 2000, 2010, 2020),
     "gsd": (0.5, 2, 10, 30, 300),
     "place": (-60, -30, 0, 30, 60),
+    "cloud cover": (0, 20, 40, 60, 80),
 }
 SWEPT = 64  # cases of a sweep
 YEAR = 2020  # of a month that is asked of a case without a date
@@ -39,7 +41,10 @@ _TRUE = "what is true"
 
 
 def arms(request: EvaluateRequest, asked: Cases) -> Iterator[Arm]:
-    """Nothing told; each field unknown, and another case's; every field from a different case; and sweeps."""
+    """Nothing told; each field unknown, and another case's; every field from a different case; and sweeps.
+
+    A field is swept if the cases know more than one value of it: of another no probe is learned.
+    """
     cases, true = asked.cases, [case.metadata for case in asked.cases]
     told, mixed = {"nothing": [Metadata()] * len(true)}, true
     rows = {field: _knowing(true, names) for field, names in FIELDS.items()}
@@ -54,7 +59,7 @@ def arms(request: EvaluateRequest, asked: Cases) -> Iterator[Arm]:
     for name, metadata in told.items():
         yield Arm(request=request, asked=Told(asked, metadata), about={"told": name})
     for field, values in SWEEPS.items():
-        for value in values:
+        for value in values if len({KNOWN[field](m) for m in true} - {None}) > 1 else ():
             metadata = [_at(case.metadata, field, value) for case in cases[:SWEPT]]
             yield Arm(request=request, asked=Told(asked, metadata), about={"swept": field, "value": value})
 
@@ -77,8 +82,12 @@ def _swapped(
 def _at(metadata: Metadata, field: str, value: float) -> Metadata:
     if field == "month":
         return metadata.replace(date=f"{metadata.year or YEAR:04d}-{int(value):02d}")
+    if field == "year":
+        return metadata.replace(date=f"{int(value):04d}" + (metadata.date or "")[4:7])
     if field == "gsd":
         return metadata.replace(gsd=value)
+    if field == "cloud cover":
+        return metadata.replace(cloud_cover=value)
     return metadata.replace(lon=metadata.lon or 0.0, lat=value)
 
 
@@ -97,7 +106,9 @@ def measure(evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
             swept.setdefault(arm.about["swept"], {})[arm.about["value"]] = seen
     tables["sweeps"] = [line for probes in evidence.probes for line in _sweeps(evidence, probes, swept)]
     tables = {title: lines for title, lines in tables.items() if lines}
-    notes = ["No probe reads cloud cover, so that it is not swept."] if swept else []
+    silent = [field for field in SWEEPS if field not in {line["swept"] for line in tables.get("sweeps", [])}]
+    said = f"Not swept: {', '.join(silent)}; the images know one value or none, or no probe reads it."
+    notes = [said] if silent else []
     files = {"sweeps.png": figures.matrices(tables["sweeps"])} if "sweeps" in tables else {}
     return Section(tables, files=files, notes=notes)
 
@@ -107,11 +118,11 @@ def _told(evidence: Evidence, told: Mapping[str, Seen]) -> list[Line]:
     for network in evidence.networks:
         name = network.name
         reference, before = (seen.features(name) for seen in (evidence.reference, evidence.made))
+        moments = moments_of(reference)
         for arm, seen in {_TRUE: evidence.made, **told}.items():
             features = seen.features(name)
-            found = distances(features, reference, evidence.seed)[0]
-            kept = ("n", "frechet_distance", "kernel_distance", "coverage")
-            line: Line = {"told": arm, "features": name} | {k: found[k] for k in kept if k in found}
+            line: Line = {"told": arm, "features": name}
+            line |= briefly(features, reference, moments, evidence.seed)
             line["moved"] = moved(features, before)
             lines.append(line | {"read": read_share(evidence, seen)})
     return lines
@@ -164,18 +175,22 @@ def _read(probes: Probes, field: str, features: Any) -> np.ndarray:
     """What is read of a field, (N, K)."""
     if field == "month":
         return probes.months(features)[:, None]
+    if field == "year":
+        return probes.years(features)[:, None]
     if field == "gsd":
         return probes.log_gsds(features)[:, None]
+    if field == "cloud cover":
+        return probes.cloud_covers(features)[:, None]
     return np.stack(probes.places(features), 1)
 
 
 def _apart(field: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How far two readings of each image are apart, (N,): months, decades, kilometres."""
+    """How far two readings of each image are apart, (N,), in the units of `ERRORS`."""
     if field == "month":
         return circular_error(a[:, 0], b[:, 0], period=12)
-    if field == "gsd":
-        return np.abs(a - b)[:, 0]
-    return great_circle_km(*a.T, *b.T)
+    if field == "place":
+        return great_circle_km(*a.T, *b.T)
+    return np.abs(a - b)[:, 0]
 
 
 def _order(field: str, readings: Mapping[float, np.ndarray]) -> np.ndarray:

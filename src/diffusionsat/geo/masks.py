@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 from diffusionsat.errors import RasterError
 from diffusionsat.geo.rasters import ArrayRaster, Pixels, Raster, open_raster
@@ -157,8 +158,9 @@ def open_mask(source: MaskSource, like: Raster) -> Raster:
     """A mask on the grid of a raster.
 
     Args:
-        source: A path of a raster, whose first band is not 0 in the mask, or of GeoJSON polygons in degrees
-            WGS84; an open rasterio dataset; a `Raster`; an array (H, W); GeoJSON as a dict.
+        source: A path of a raster, whose first band is not 0 in the mask, or of GeoJSON polygons, in degrees
+            WGS84 or in the CRS that it names; an open rasterio dataset; a `Raster`; an array (H, W); GeoJSON
+            as a dict.
         like: The raster.
 
     Raises:
@@ -214,11 +216,17 @@ def _polygons(value: Mapping[str, Any], like: Raster, name: str) -> Polygons:
     shapes = [shape for shape in _geometries(value) if shape.get("type") in _POLYGONS]
     if not shapes:
         raise RasterError(f"{name} holds no polygon. Give GeoJSON Polygons or MultiPolygons.")
-    to_raster = Transformer.from_crs(CRS.from_epsg(4326), like.crs, always_xy=True)
     try:
+        to_raster = Transformer.from_crs(_named_crs(value), like.crs, always_xy=True)
         return Polygons([_projected(shape, to_raster) for shape in shapes], like, name)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise RasterError(f"{name} has a polygon that cannot be read: {error}.") from None
+    except (TypeError, ValueError, KeyError, IndexError, ProjError) as error:
+        raise RasterError(f"{name} has a polygon or a CRS that cannot be read: {error}.") from None
+
+
+def _named_crs(value: Mapping[str, Any]) -> CRS:
+    """The CRS that GeoJSON of 2008 may name; degrees WGS84 if it names none."""
+    named = value.get("crs")
+    return CRS.from_epsg(4326) if named is None else CRS.from_user_input(named["properties"]["name"])
 
 
 def _geometries(value: Any) -> list[Mapping[str, Any]]:

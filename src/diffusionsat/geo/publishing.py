@@ -5,11 +5,12 @@ there says what is done, and a raster that was interrupted goes on. When the rec
 are joined into one file, which takes its name in the last moment.
 """
 
+import contextlib
 import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -48,6 +49,35 @@ def refuse_inputs(path: Path, inputs: Sequence[Path]) -> None:
             )
 
 
+def check_replaceable(path: Path, *, inputs: Sequence[Path] = (), overwrite: bool = False) -> None:
+    """Make sure that a raster may be written: over no input, and where nothing would change how it is read.
+
+    Raises:
+        RasterError: If it may not.
+    """
+    check_writable(path, overwrite=overwrite)
+    refuse_inputs(path, inputs)
+    beside = [file for file in _sidecars(path) if file.exists()]
+    if beside and not path.exists() and not overwrite:
+        raise RasterError(
+            f"{beside[0]} is there and would change how {path} is read. Remove it, or --overwrite."
+        )
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, inputs: Sequence[Path] = (), overwrite: bool = False) -> Iterator[Path]:
+    """`writing` of a raster: what lay beside one that is replaced goes with it.
+
+    Raises:
+        RasterError: As `check_replaceable` and `writing`.
+    """
+    check_replaceable(path, inputs=inputs, overwrite=overwrite)
+    with writing(path, overwrite=overwrite) as partial:
+        yield partial
+    for stale in _sidecars(path):
+        stale.unlink(missing_ok=True)
+
+
 class RasterWriter:
     """A raster that is written a rectangle at a time, in any order and by any number of processes.
 
@@ -59,7 +89,10 @@ class RasterWriter:
         height: Rows.
         bands: Names.
         dtype: Of the numbers.
+        deciding: Those of the bands whose validity is the raster's; None is all.
         nodata: Number that stands where a band is not valid; None leaves the numbers there.
+        scale: What readers are told to multiply numbers by.
+        offset: What they are told to add then.
         crs: None if it is not known where the pixels lie.
         transform: Pixel (column, row) to CRS (x, y); may be rotated.
         tags: Written as TIFF metadata, in this order.
@@ -79,7 +112,10 @@ class RasterWriter:
         height: int,
         bands: Sequence[str],
         dtype: Any,
+        deciding: Sequence[str] | None = None,
         nodata: float | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
         crs: CRS | None = None,
         transform: Affine | None = None,
         tags: Mapping[str, str] | None = None,
@@ -89,22 +125,15 @@ class RasterWriter:
         self.path, self.folder, self.overwrite = path, folder, overwrite
         self.width, self.height, self.bands = width, height, tuple(bands)
         self.dtype, self.nodata = np.dtype(dtype), _fitting(nodata, np.dtype(dtype), path)
+        self.scale, self.offset = scale, offset
+        self._deciding = [name in (deciding or bands) for name in self.bands]
         self.crs, self.transform = crs, transform or Affine.identity()
         self.tags, self.inputs = dict(tags or {}), tuple(inputs)
-        self._check()
+        check_replaceable(path, inputs=inputs, overwrite=overwrite)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise RasterError(f"{folder} cannot be made: {error.strerror}.") from None
-
-    def _check(self) -> None:
-        check_writable(self.path, overwrite=self.overwrite)
-        refuse_inputs(self.path, self.inputs)
-        beside = [file for file in _sidecars(self.path) if file.exists()]
-        if beside and not self.path.exists() and not self.overwrite:
-            raise RasterError(
-                f"{beside[0]} is there and would change how {self.path} is read. Remove it, or --overwrite."
-            )
 
     def has(self, rows: range, columns: range) -> bool:
         """Whether a rectangle is written."""
@@ -117,7 +146,7 @@ class RasterWriter:
             rows: Within the raster.
             columns: Within the raster.
             values: (bands, rows, columns), of the raster's dtype.
-            valid: Bool, of the same shape. A pixel of the result is valid where all bands are.
+            valid: Bool, of the same shape. A pixel of the result is valid where all bands that decide are.
 
         Raises:
             RasterError: If a valid number is infinite or NaN, shape or dtype is another, or the disk is full.
@@ -140,16 +169,17 @@ class RasterWriter:
         if self.nodata is not None:
             values = np.where(valid, values, self.dtype.type(self.nodata))
         with writing(self._block(rows, columns), overwrite=True) as partial, quiet_gdal():
-            _write_plain(str(partial), values, np.all(valid, 0))
+            _write_plain(str(partial), values, np.all(valid[self._deciding], 0))
 
-    def publish(self) -> Path:
-        """Join the rectangles to the file, and put it in its place.
+    def join(self) -> Path:
+        """Join the rectangles to one file in the folder, unless that is done.
 
         Raises:
-            RasterError: If they do not cover the raster, or the file may or can not be written; what was
-                there before stays then.
+            RasterError: If they do not cover the raster, or there is no room.
         """
-        self._check()
+        finished = self.folder / "finished.tif"
+        if finished.exists():
+            return finished
         blocks = self._written()
         lacking = _gap(blocks, self.height, self.width)
         if lacking is not None:
@@ -157,13 +187,20 @@ class RasterWriter:
             raise RasterError(
                 f"{self.path} is not complete: the pixel in row {row}, column {column} was not made."
             )
-        joined, finished = self.folder / "joined.vrt", self.folder / "finished.tif"
+        joined = self.folder / "joined.vrt"
         joined.write_text(self._joined(blocks), encoding="utf-8")
-        _cloud_optimize(str(joined), str(finished), self.width, self.height, self.dtype)
-        with writing(self.path, overwrite=self.overwrite) as partial:
-            shutil.move(finished, partial)
-        for stale in _sidecars(self.path):
-            stale.unlink(missing_ok=True)
+        with writing(finished) as partial:
+            _cloud_optimize(str(joined), str(partial), self.width, self.height, self.dtype)
+        return finished
+
+    def publish(self) -> Path:
+        """Put the joined rectangles in their place.
+
+        Raises:
+            RasterError: As `join`, or if the file may not or cannot be written; what was there before stays.
+        """
+        with replacing(self.path, inputs=self.inputs, overwrite=self.overwrite) as partial:
+            shutil.move(self.join(), partial)
         return self.path
 
     def _block(self, rows: range, columns: range) -> Path:
@@ -176,11 +213,13 @@ class RasterWriter:
 
     def _joined(self, blocks: Sequence[tuple[range, range]]) -> str:
         """The rectangles as one raster, in GDAL's words (VRT)."""
+        plain = (self.scale, self.offset) == (1, 0)
         bands = [
             f'<VRTRasterBand dataType={quoteattr(_TYPES.get(self.dtype.name, self.dtype.name))} band="{i}">'
             + f"<Description>{escape(name)}</Description>"
             + ("" if self.nodata is None else f"<NoDataValue>{self.nodata!r}</NoDataValue>")
             + f"<ColorInterp>{_COLOURS.get(name, 'undefined').capitalize()}</ColorInterp>"
+            + ("" if plain else f"<Offset>{self.offset!r}</Offset><Scale>{self.scale!r}</Scale>")
             + self._sources(blocks, str(i))
             + "</VRTRasterBand>"
             for i, name in enumerate(self.bands, 1)
@@ -210,8 +249,13 @@ class RasterWriter:
         return "".join(found)
 
 
-def cloud_optimized(raster: Raster, tags: Mapping[str, str]) -> bytes:
+def cloud_optimized(raster: Raster, tags: Mapping[str, str], deciding: Sequence[str] | None = None) -> bytes:
     """The bytes of a Cloud Optimized GeoTIFF of a raster that fits in memory.
+
+    Args:
+        raster: The raster.
+        tags: See `RasterWriter`.
+        deciding: See `RasterWriter`.
 
     Raises:
         RasterError: If a valid number is infinite or NaN.
@@ -225,7 +269,10 @@ def cloud_optimized(raster: Raster, tags: Mapping[str, str]) -> bytes:
             height=raster.height,
             bands=raster.bands,
             dtype=raster.dtype,
+            deciding=deciding,
             nodata=raster.nodata,
+            scale=raster.scale,
+            offset=raster.offset,
             crs=raster.crs,
             transform=raster.transform,
             tags=tags,

@@ -21,6 +21,7 @@ from pyproj import CRS
 from pyproj.exceptions import ProjError
 
 from diffusionsat.errors import RasterError
+from diffusionsat.geo.checksums import Checksums
 from diffusionsat.geo.datasets import band_names, check_kind, driver_of, place_of
 from diffusionsat.geo.grids import Grid, ground_distance_m
 from diffusionsat.geo.images import quiet_gdal
@@ -50,6 +51,8 @@ class Raster(ABC):
         dtype: Of the numbers as they are stored.
         nodata: Number that stands where there is none; None if there is no such number.
     """
+
+    scale, offset = 1.0, 0.0  # what the file tells to multiply its numbers by, and to add then
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class Raster(ABC):
     def take(self, places: Sequence[int], names: Sequence[str] | None = None) -> "Raster":
         """Some of the bands, by position, perhaps under other names."""
         taken = self._take(places, names or [self.bands[i] for i in places])
+        taken.scale, taken.offset = self.scale, self.offset
         taken._absent = {new: self._absent[old] for new, old in enumerate(places) if old in self._absent}
         return taken
 
@@ -217,7 +221,8 @@ class ArrayRaster(Raster):
 class FileRaster(Raster):
     """A raster in a file that GDAL reads; opened once in every thread that reads it.
 
-    An alpha band is no band but says what is valid.
+    An alpha band is no band but says what is valid. ``files`` are those on this machine that it is read from:
+    the sources of a VRT too.
 
     Args:
         path: As GDAL takes it.
@@ -240,6 +245,9 @@ class FileRaster(Raster):
         self._masked = any(MaskFlags.all_valid not in flags for flags in opened.mask_flag_enums)
         self.tags: dict[str, str] = {**opened.tags(), **opened.tags(ns="IMAGERY")}
         self.scale, self.offset = opened.scales[0], opened.offsets[0]
+        self.files = () if file is None else (file,)
+        if opened.driver == "VRT":
+            self.files += tuple(map(Path, opened.files))
         names = band_names(opened)
         crs, transform = place_of(opened)
         super().__init__(
@@ -284,6 +292,8 @@ class FileRaster(Raster):
         opened = self._opened()
         try:
             with self._settings():
+                if self._local.checksums is not None:
+                    self._local.checksums.check(self._indexes, rows, columns)
                 values = opened.read(self._indexes, window=window)
                 valid = np.isfinite(values)
                 if self._masked:
@@ -307,7 +317,10 @@ class FileRaster(Raster):
                 with quiet_gdal(), self._settings():
                     self._local.opened = rasterio.open(self.path, driver=driver_of(self.path))
             except RasterioError as error:
-                raise RasterError(f"{self.file or self.path} cannot be read as a raster: {error}.") from None
+                why = str(error).rstrip(".")
+                raise RasterError(f"{self.file or self.path} cannot be read as a raster: {why}.") from None
+            plain = self.file if not self.path.startswith("/vsi") else None
+            self._local.checksums = plain and Checksums(plain, self._local.opened)
             self._check_unchanged()
         return self._local.opened
 
@@ -358,7 +371,7 @@ def open_raster(source: Any) -> Raster:
 def _of_dataset(dataset: Any) -> ArrayRaster:
     crs, transform = place_of(dataset)
     values = dataset.read()
-    return ArrayRaster(
+    raster = ArrayRaster(
         values,
         band_names(dataset),
         valid=(dataset.read_masks() > 0) & np.isfinite(values),
@@ -367,6 +380,8 @@ def _of_dataset(dataset: Any) -> ArrayRaster:
         nodata=dataset.nodata,
         name=dataset.name,
     )
+    raster.scale, raster.offset = dataset.scales[0], dataset.offsets[0]
+    return raster
 
 
 def refined(raster: Raster, factor: int) -> tuple[Grid | None, Affine]:

@@ -53,6 +53,7 @@ METRICS: dict[str, Metric] = {
     "spectral_angle": Metric(pairs.spectral_angle, "lower", "degrees", (0, 180)),
     "ergas": Metric(pairs.ergas, "lower", "percent", (0, inf)),
     "feature_distance": Metric(pairs.feature_distance, "lower", "", (0, inf)),
+    "lpips": Metric(pairs.lpips, "lower", "", (0, inf)),
     "reflectance": Metric(consistency.consistency, "lower", "images", (0, inf)),
     "angle_deg": Metric(consistency.consistency, "lower", "degrees", (0, 180)),
     "shift_px": Metric(consistency.consistency, "lower", "pixels", (0, inf)),

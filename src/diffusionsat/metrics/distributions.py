@@ -20,7 +20,7 @@ from diffusionsat.metrics.neighbours import distance_blocks
 ROWS = 2048  # of features that are looked at together
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, for what is kept
 class Moments:
     """Mean and covariance of features that need never be in memory together; ``+`` joins two.
 
@@ -77,6 +77,16 @@ class Moments:
             raise ConfigError("The covariance of one row of features is not defined. Give at least two.")
         return self.scatter / (self.count - 1)
 
+    @functools.cached_property
+    def root(self) -> Tensor:
+        """Symmetric square root of the covariance, (D, D); kept, since a reference is compared with often.
+
+        Raises:
+            ConfigError: If only one row was seen.
+        """
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
 
 def frechet_distance(features: Moments, reference: Moments) -> float:
     """Fréchet distance of the normal distributions with these moments (FID where the network is Inception).
@@ -98,9 +108,7 @@ def frechet_distance(features: Moments, reference: Moments) -> float:
             f"Features have widths {[len(features.mean), len(reference.mean)]}. Give one width."
         )
     shift = (features.mean - reference.mean).square().sum()
-    values, vectors = torch.linalg.eigh(reference.covariance)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    product = root @ features.covariance @ root
+    product = reference.root @ features.covariance @ reference.root
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
     return float(shift + features.covariance.trace() + reference.covariance.trace() - 2 * cross)
 

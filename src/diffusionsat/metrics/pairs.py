@@ -184,6 +184,44 @@ def feature_distance(
     return distance
 
 
+def lpips(
+    image: Tensor,
+    target: Tensor,
+    network: Callable[[Tensor, Tensor], Tensor],
+    *,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Learned perceptual distance: sum over layers of the mean over places of ``sum_c w_c (a_c - b_c)²``.
+
+    a and b are features of unit length in a network's layers, w weights learned from people's answers; all
+    of it is in the network. Range 0 upwards, lower is better, no unit: AlexNet's and VGG's figures differ.
+    Source: Zhang et al. 2018, equation 1.
+
+    Args:
+        image: Images, (B, 3, H, W), from 0 to 1.
+        target: The true ones.
+        network: Function of two batches from -1 to 1 to one number an image, (B, ...).
+        mask: Which pixels count; the others are taken from the target.
+
+    Raises:
+        ConfigError: If the images are none, the mask is none for them, or the network gives something else.
+    """
+    check_images(image, target)
+    check_mask(mask, image)
+    if image.shape[1] != 3:
+        raise ConfigError(f"Images have {image.shape[1]} bands. LPIPS means something of red, green, blue.")
+    image = image if mask is None else torch.where(mask, image, target)
+    with torch.no_grad():
+        found = network(2 * image.float() - 1, 2 * target.float() - 1)
+    if found.numel() != len(image):
+        raise ConfigError(
+            f"The network gives {tuple(found.shape)} for {len(image)} images. Give one that takes two "
+            "batches from -1 to 1 and gives one number an image."
+        )
+    found = found.double().reshape(len(image))
+    return found if mask is None else found.where(mask.flatten(1).any(1), torch.nan)
+
+
 def _pair(
     image: Tensor, target: Tensor, mask: Tensor | None, *, bands: int = 1, side: int = 1
 ) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 from diffusionsat.data.clouds import cloud_mask
 from diffusionsat.diffusion.solvers import OnStep
-from diffusionsat.geo.masks import Grown, open_mask
+from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.geo.masks import Grown, marks_any, open_mask
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.inpaint import InpaintRequest, repainting
 from diffusionsat.tasks.inputs import Subject, known, opened
 from diffusionsat.tasks.repainting import Repainting
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.scene import Scene
+
+MOST_GROWN = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class DecloudsRequest(InpaintRequest):
     Args:
         mask: Where the clouds are; None is where the image's own band of classes or flags says so, or else
             a detector, if it is installed.
-        grow: Pixels by which the clouds are made larger: detectors miss their rims.
+        grow: Pixels by which the clouds are made larger, 0 to 64: detectors miss their rims.
     """
 
     grow: int = 2
@@ -30,11 +33,16 @@ class DecloudsRequest(InpaintRequest):
 
         Raises:
             ConfigError: If an option is not possible.
-            RasterError: If an input cannot be read or used, or nothing tells where the clouds are.
+            RasterError: If an input cannot be read or used, nothing tells where the clouds are, or there is
+                none.
         """
+        if isinstance(self.grow, bool) or self.grow not in range(MOST_GROWN + 1):
+            raise ConfigError(f"grow is {self.grow!r}. Give pixels, 0 to {MOST_GROWN}.")
         subject = Subject.of(opened(self.image, "declouds")[0])
         frame = subject.frame
         mask = cloud_mask(frame) if self.mask is None else open_mask(self.mask, frame.raster)
+        if not marks_any(mask):
+            raise RasterError(f"{mask.name} marks no pixel: there is no cloud to be taken away. Give a mask.")
         metadata = known(frame.metadata.replace(cloud_cover=0.0), self.metadata)
         return repainting(self, sat, "declouds", subject, Grown(mask, self.grow), metadata)
 

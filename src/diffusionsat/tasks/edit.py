@@ -56,7 +56,7 @@ class EditRequest(SamplingRequest):
             task="edit",
             output=subject.output(),
             samples=check_count("samples", self.samples, MOST_SAMPLES),
-            said=subject.frame.tags(),
+            said=subject.frame.tags(subject.copied),
             inputs=hashes([frame]),
             more={
                 "strength": self.strength,
@@ -67,6 +67,7 @@ class EditRequest(SamplingRequest):
             hole=hole,
             feather=0 if hole is None else self.feather,
             strength=self.strength,
+            fills=False,
         )
         assert len(job.sigmas) >= 2  # asked for here, so that a strength that cannot be is refused at once
         return job

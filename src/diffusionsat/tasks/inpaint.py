@@ -83,7 +83,7 @@ def repainting(
         task=task,
         output=subject.output(),
         samples=check_count("samples", request.samples, MOST_SAMPLES),
-        said=subject.frame.tags(),
+        said=subject.frame.tags(subject.copied),
         inputs=hashes([frame, *references]),
         more={"feather": request.feather, "bands_copied": subject.copied},
         frame=frame,

@@ -1,6 +1,7 @@
 """Rasters that jobs are given: opened, the one to work on chosen, all of them brought to its grid."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from diffusionsat.tasks.views import Ranges, radiometry
 log = logging.getLogger(__name__)
 
 _STRIP = 256  # rows that are looked at at once
+_ALIKE = 1.01  # ground metres of one sensor's pixels differ by less within a projection's zone
 Source = Any  # what `open_frame` opens
 
 
@@ -39,10 +41,16 @@ def opened(sources: Source | Sequence[Source], task: str) -> list[Frame]:
     return sorted(frames, key=lambda f: (f.metadata.date or "", f.raster.name, f.raster.digest()))
 
 
+def coloured(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames that have red, green and blue; all, if none has."""
+    return [f for f in frames if set(RGB) <= set(f.common)] or frames
+
+
 def finest(frames: Sequence[Frame]) -> Frame:
-    """The frame of the smallest pixels; of equal ones the latest."""
-    gsd = min(f.metadata.gsd or float("inf") for f in frames)
-    return [f for f in frames if (f.metadata.gsd or float("inf")) == gsd][-1]
+    """The frame of the smallest pixels, of those with colours; of about equal ones the latest."""
+    frames = coloured(frames)
+    gsd = min(f.metadata.gsd or math.inf for f in frames)
+    return [f for f in frames if (f.metadata.gsd or math.inf) <= _ALIKE * gsd][-1]
 
 
 def hashes(frames: Sequence[Frame]) -> dict[str, str]:
@@ -106,6 +114,8 @@ class Subject:
             colours=(red, green, blue),
             dtype=raster.dtype,
             nodata=raster.nodata,
+            scale=raster.scale,
+            offset=raster.offset,
             crs=raster.crs,
             transform=transform or raster.transform,
             radiometry=self.radiometry,
@@ -157,4 +167,4 @@ def ranges_of(sat: DiffusionSat, control: str | None) -> Ranges | None:
 def files_of(frames: Sequence[Frame]) -> list[Path]:
     """Files on this machine that frames are read from."""
     parts = [p for f in frames for p in (f.raster.parts if isinstance(f.raster, Stack) else [f.raster])]
-    return [part.file for part in parts if isinstance(part, FileRaster) and part.file is not None]
+    return [file for part in parts if isinstance(part, FileRaster) for file in part.files]

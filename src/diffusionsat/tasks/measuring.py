@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.data.frames import Frame
@@ -96,6 +97,49 @@ def respect(
     """
     missing = torch.where(known, y - sensor.operator(light), 0)
     return light + optics(sensor).inverse(missing, variance)
+
+
+def filled(y: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """A measurement with its gaps filled by the means of what is known around, of 2, 4, 8 … pixels.
+
+    What a sensor sees beside a gap depends on what lies in it: were that black, pixels beside it would have
+    to be too bright. What is filled in is not shown. A band of which nothing is known stays so.
+
+    Args:
+        y: (B, 3, h, w).
+        known: Bool of the same shape.
+
+    Returns:
+        The measurement, and where it was filled.
+    """
+    whole = _continued(torch.where(known, y, 0), known.to(y))
+    return whole, ~known & known.any(-1, keepdim=True).any(-2, keepdim=True)
+
+
+def bridged(light: Tensor, y: Tensor, gap: Tensor, coarse: int) -> Tensor:
+    """Images with a measurement's pixels, repeated, where that was `filled`.
+
+    Args:
+        light: (B, 3, H, W).
+        y: (B, 3, h, w), the filled measurement.
+        gap: Bool of the same shape.
+        coarse: Pixels of the image along the side of one of the measurement's.
+    """
+    there, wide = (p.repeat_interleave(coarse, -2).repeat_interleave(coarse, -1) for p in (gap, y))
+    out, place = light.clone(), (..., slice(there.shape[-2]), slice(there.shape[-1]))
+    out[place] = torch.where(there, wide, light[place])
+    return out
+
+
+def _continued(total: Tensor, weight: Tensor) -> Tensor:
+    """Means of what has weight, and elsewhere of twice as coarse a block."""
+    height, width = total.shape[-2:]
+    mean = torch.where(weight > 0, total / weight, 0)
+    if height == width == 1 or bool((weight > 0).all()):
+        return mean
+    coarse = _continued(*(F.avg_pool2d(part, 2, ceil_mode=True) for part in (total, weight)))
+    wide = coarse.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :height, :width]
+    return torch.where(weight > 0, mean, wide)
 
 
 def explained(y: Tensor, known: Tensor, sensor: Sensor) -> Tensor:

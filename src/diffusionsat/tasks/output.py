@@ -18,6 +18,8 @@ class Output:
         colours: Positions of red, green and blue among them.
         dtype: Of the numbers.
         nodata: Number that means there is none; None is none.
+        scale: What readers are told to multiply the numbers by, as of the input.
+        offset: What they are told to add then.
         crs: Of the input.
         transform: Of the output.
         radiometry: Of red, green and blue.
@@ -27,6 +29,8 @@ class Output:
     colours: tuple[int, int, int]
     dtype: np.dtype
     nodata: float | None
+    scale: float
+    offset: float
     crs: CRS | None
     transform: Affine
     radiometry: Radiometry

@@ -1,22 +1,21 @@
 """Predict: the same ground at another date, from images of other dates."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from diffusionsat.data.frames import Frame
 from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import ConfigError
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened, ranges_of
+from diffusionsat.tasks.inputs import Source, Subject, coloured, control_of, hashes, known, opened, ranges_of
 from diffusionsat.tasks.restoring import Pixels, Restoration, restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
 from diffusionsat.tasks.scene import Scene
 from diffusionsat.tasks.views import view_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,8 @@ class PredictRequest(SamplingRequest):
 
     Args:
         frames: Images of the same ground, at least one, each with its date; see
-            `diffusionsat.data.frames.open_frame`. The result lies on the grid of the one nearest in time.
+            `diffusionsat.data.frames.open_frame`. The result lies on the grid of the one nearest in time, of
+            those with colours.
         on: The date to be seen, ``YYYY[-MM[-DD]]``.
         metadata: What else the result's is to be: gsd, cloud cover (0 where nothing is said).
         samples: Images that are made; the result is their mean.
@@ -61,7 +61,7 @@ class PredictRequest(SamplingRequest):
             raise ConfigError(
                 f"{undated[0]} has no date. Give it one: open_frame(..., date=...), or FILE@DATE."
             )
-        subject = Subject.of(min(frames, key=lambda f: _apart(f, target)))
+        subject = Subject.of(min(coloured(frames), key=lambda f: _apart(f, target)))
         frame = subject.frame
         metadata = known(frame.metadata.replace(date=self.on, cloud_cover=0.0), self.metadata)
         return Prediction(
@@ -75,7 +75,7 @@ class PredictRequest(SamplingRequest):
             task="predict",
             output=subject.output(),
             samples=check_count("samples", self.samples, MOST_SAMPLES),
-            said=subject.frame.tags(),
+            said=subject.frame.tags(subject.copied),
             inputs=hashes(frames),
             more={"bands_copied": subject.copied},
             frame=frame,
@@ -105,9 +105,13 @@ class Prediction(Restoration):
         self.frame = frame
 
     def others(self, rows: range, columns: range) -> Pixels:
-        """The frame's bands; all that is made is valid."""
+        """The frame's bands; what is made is valid where any frame shows something."""
         values, valid = (part.copy() for part in self.frame.raster.read(rows, columns))
-        valid[list(self.output.colours)] = True
+        seen = valid[list(self.output.colours)].all(0)
+        for view in self.views:
+            if not seen.all():
+                seen |= np.isfinite(view.read(rows, columns)[0]).any(0)
+        valid[list(self.output.colours)] = seen
         return values, valid
 
 

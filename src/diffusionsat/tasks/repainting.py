@@ -28,6 +28,7 @@ class Repainting(Restoration):
         hole: Where it is made anew, one band, 0 or 1; None is everywhere.
         feather: Pixels around the hole over which new fades into old.
         strength: Share of the steps that are done from the noised image on; 1 is from noise alone.
+        fills: Whether what has no data is made too where it is made anew; else it stays without.
         **kwargs: See `Restoration`.
     """
 
@@ -40,10 +41,12 @@ class Repainting(Restoration):
         hole: Raster | None,
         feather: int = 0,
         strength: float = 1.0,
+        fills: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.frame, self.hole, self.margin, self.strength = frame, hole, feather, strength
+        self.fills = fills
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -109,7 +112,7 @@ class Repainting(Restoration):
         mixed = np.where(old, before * (1.0 - weight) + made * weight, made)
         untouched = (weight == 0) | np.zeros_like(valid)
         new = np.where(untouched, before, rounded(mixed, out.dtype, out.nodata))
-        return new, np.where(untouched, valid, True)
+        return new, valid | (self.fills & ~untouched)
 
     def measured(self, rows: range, columns: range) -> np.ndarray:
         """The old, by its weight."""

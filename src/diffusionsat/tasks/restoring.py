@@ -24,17 +24,20 @@ from diffusionsat.diffusion.solvers import Cancelled, OnStep, StepInfo
 from diffusionsat.errors import ConfigError, RasterError
 from diffusionsat.execution import Execute
 from diffusionsat.files import check_writable, write_bytes
+from diffusionsat.geo.images import read_tags
 from diffusionsat.geo.publishing import RasterWriter, refuse_inputs
 from diffusionsat.geo.rasters import ArrayRaster, Pixels
 from diffusionsat.tasks.job import Job
 from diffusionsat.tasks.limits import warn
 from diffusionsat.tasks.output import Output
 from diffusionsat.tasks.sampling import provenance
-from diffusionsat.tasks.scene import Scene, tags
+from diffusionsat.tasks.scene import Scene, deciding, tags
 
 log = logging.getLogger(__name__)
 
 BLOCK = 512  # pixels of a side that are made at once, about
+
+_DIFFERENCES, _CLASSES = ("spread", "invented"), ("support",)  # layers without the offset, and of no unit
 
 OnShare = Callable[[float], bool | None]
 
@@ -228,6 +231,7 @@ class Restoration(Job):
     def scene(self, made: Mapping[str, ArrayRaster]) -> Scene:
         """What is returned."""
         image = made["image"]
+        image.scale, image.offset = self.output.scale, self.output.offset
         colours = image.values[list(self.output.colours)]
         shown = self.output.radiometry.show(self.output.radiometry.light(colours))
         return Scene(
@@ -236,6 +240,7 @@ class Restoration(Job):
             metadata=self.metadata,
             provenance=self.provenance(),
             raster=image,
+            said=self.said,
             layers={name: raster for name, raster in made.items() if name != "image"},
         )
 
@@ -282,6 +287,15 @@ def _blank(job: Restoration, bands: tuple[str, ...], dtype: np.dtype, nodata: fl
 def paths_of(job: Restoration, path: Path) -> dict[str, Path]:
     """Where each layer goes: the image to ``path``, others beside it, ``OUT.spread.tif`` and so on."""
     return {n: path if n == "image" else path.with_name(f"{path.stem}.{n}{path.suffix}") for n in job.layers}
+
+
+def is_made(job: Restoration, path: Path) -> bool:
+    """Whether what a job makes is there already, as far as the image's tags say."""
+    if not all(each.is_file() for each in paths_of(job, path).values()):
+        return False
+    held = read_tags(path) or {}
+    wanted = json.loads(json.dumps(job.provenance())) | {"metadata": job.metadata.to_dict()}
+    return all(held.get(name) == value for name, value in wanted.items() if name != "created")
 
 
 def restore_to(
@@ -332,6 +346,8 @@ def restore_to(
         if told is not None and told(done, blocks) is False:
             raise Cancelled(f"stopped after {done} of {blocks} blocks")
     for writer in drawing.writers.values():
+        writer.join()
+    for writer in drawing.writers.values():
         writer.publish()
     shutil.rmtree(work)
     return paths
@@ -366,6 +382,7 @@ def _writers(
     job: Restoration, paths: Mapping[str, Path], work: Path, **options: Any
 ) -> dict[str, RasterWriter]:
     said = tags(job.metadata, job.provenance()) | job.said
+    out = job.output
     return {
         name: RasterWriter(
             paths[name],
@@ -374,9 +391,12 @@ def _writers(
             height=job.height,
             bands=bands,
             dtype=dtype,
+            deciding=deciding(bands, job.more),
             nodata=nodata,
-            crs=job.output.crs,
-            transform=job.output.transform,
+            scale=1.0 if name in _CLASSES else out.scale,
+            offset=0.0 if name in (*_CLASSES, *_DIFFERENCES) else out.offset,
+            crs=out.crs,
+            transform=out.transform,
             tags=said | ({} if name == "image" else {"LAYER": name}),
             **options,
         )

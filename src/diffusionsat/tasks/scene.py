@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffusionsat.errors import ConfigError, RasterError
-from diffusionsat.files import write_bytes
 from diffusionsat.geo.grids import Grid
 from diffusionsat.geo.images import TAG, geotiff, png, save_png
 from diffusionsat.geo.stac import item
@@ -39,6 +38,11 @@ def tags(metadata: Metadata, provenance: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def deciding(bands: Sequence[str], provenance: Mapping[str, Any]) -> list[str]:
+    """Bands whose validity is the image's: not those that were copied, holes and all."""
+    return [name for name in bands if name not in provenance.get("bands_copied", ())]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
     """A generated image with its place, its metadata and how it was made.
@@ -50,6 +54,7 @@ class Scene:
         provenance: Model and its hash, prompt, seed, solver, steps, guidance, precision.
         raster: The numbers in the input's bands, units and dtype, if an image was the input; ``pixels`` is
             how they are shown.
+        said: Tags that let the raster be read as the input was.
         layers: Rasters on the same grid that say more: ``spread``, ``interval``, ``measured``, ``invented``,
             ``support``.
     """
@@ -59,6 +64,7 @@ class Scene:
     metadata: Metadata
     provenance: dict[str, Any]
     raster: "ArrayRaster | None" = field(default=None, repr=False)
+    said: Mapping[str, str] = field(default_factory=dict, repr=False)
     layers: "Mapping[str, ArrayRaster]" = field(default_factory=dict, repr=False)
 
     def layer(self, name: str) -> np.ndarray:
@@ -119,12 +125,13 @@ class Scene:
 
     def tags(self) -> dict[str, str]:
         """What is written into every file, SYNTHETIC first."""
-        return tags(self.metadata, self.provenance)
+        return tags(self.metadata, self.provenance) | dict(self.said)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a Cloud Optimized GeoTIFF (.tif, .tiff) or a PNG with a world file (.png, .pgw).
 
-        A PNG holds no CRS; its text chunks name it. Without a place both are plain pixels.
+        A PNG holds no CRS; its text chunks name it. Without a place both are plain pixels. What lies beside
+        a GeoTIFF that is replaced, and changes how it is read, goes.
 
         Args:
             path: File to write.
@@ -134,11 +141,17 @@ class Scene:
             The path.
 
         Raises:
-            RasterError: If the suffix is another, the file exists or cannot be written; nothing is left then.
+            RasterError: If the suffix is another, the file exists, is an input or cannot be written; nothing
+                is left then.
         """
+        from diffusionsat.geo.publishing import refuse_inputs, replacing
+
         path = Path(path)
+        inputs = map(Path, self.provenance.get("inputs", ()))
+        refuse_inputs(path, [each for each in inputs if each.is_file()])
         if path.suffix.lower() in (".tif", ".tiff"):
-            write_bytes(path, self.to_geotiff(), overwrite=overwrite)
+            with replacing(path, overwrite=overwrite) as partial:
+                partial.write_bytes(self.to_geotiff())
         elif path.suffix.lower() == ".png":
             save_png(path, self.pixels, self.grid, self.tags(), overwrite=overwrite)
         else:
@@ -173,7 +186,8 @@ class Scene:
         if self.raster is not None:
             from diffusionsat.geo.publishing import cloud_optimized
 
-            return cloud_optimized(self.raster, self.tags())
+            bands = deciding(self.raster.bands, self.provenance)
+            return cloud_optimized(self.raster, self.tags(), bands)
         return geotiff(self.pixels, self.grid, self.tags())
 
     def to_png(self) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.data.radiometry import rounded
@@ -21,7 +22,16 @@ from diffusionsat.geo.rasters import Raster, open_raster, refined
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.inputs import Source, Subject, control_of, finest, hashes, known, opened, ranges_of
-from diffusionsat.tasks.measuring import Measurement, Residual, explained, optics, residual, respect
+from diffusionsat.tasks.measuring import (
+    Measurement,
+    Residual,
+    bridged,
+    explained,
+    filled,
+    optics,
+    residual,
+    respect,
+)
 from diffusionsat.tasks.restoring import BLOCK, Pixels, Restoration, restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
 from diffusionsat.tasks.scene import Scene
@@ -31,6 +41,7 @@ CONSISTENCY = ("off", "soft", "hard")
 _SPREAD = 0.25  # standard deviation of light within images, about
 _LEFT = 0.04  # of light: how far what was generated is off where it was measured, about
 _TURNS, _ENOUGH = 40, 1e-3  # of light
+_LOOK = 2  # coarse pixels around one that the sensor sees with it
 _REACH = 4  # coarse pixels around a block that its inverse looks at
 
 
@@ -40,7 +51,8 @@ class UpscaleRequest(SamplingRequest):
 
     Args:
         frames: Images of the ground, at least one; see `diffusionsat.data.frames.open_frame`. The finest of
-            them, and of these the latest, is sharpened; the others help. Their order means nothing.
+            those with colours, and of these the latest, is sharpened; the others help. Their order means
+            nothing.
         factor: Pixels that come of one along each side, 2 to 10.
         references: Sharp images of other dates.
         metadata: What is known better than the files say; None is what they say.
@@ -152,13 +164,15 @@ class Upscale(Restoration):
         places = [self.pixels_of(window) for window in windows]
         rows, columns = places[0]
         sensor = self.measurement.sensor(len(rows), len(columns))
-        y, valid = (torch.stack(parts) for parts in zip(*(self._seen(*p) for p in places), strict=True))
+        y, valid = (torch.cat(parts) for parts in zip(*(self.seen(*p) for p in places), strict=True))
+        y, gap = filled(y, valid)
+        valid |= gap
         for one, (down, across) in zip(valid, places, strict=True):
             _leave_out_rim(
                 one, down.start > 0, across.start > 0, down.stop < self.height, across.stop < self.width
             )
         device, gamma = self.sat.device, self.output.radiometry.gamma
-        y, valid = torch.where(valid, y, 0).to(device), valid.to(device)
+        y, valid, gap = torch.where(valid, y, 0).to(device), valid.to(device), gap.to(device)
         noise = sensor.variance(y.mean((0, 2, 3), keepdim=True))[0]
 
         def to_light(latents: Tensor) -> Tensor:
@@ -168,6 +182,7 @@ class Upscale(Restoration):
             return self.sat.networks.encode(2 * light.clamp(0, 1) ** (1 / gamma) - 1)
 
         def respected(light: Tensor, sigma: float) -> Tensor:
+            light = bridged(light, y, gap, self.measurement.coarse)
             if self.consistency == "hard":
                 return respect(light, y, valid, sensor)
             variance = (sigma * _SPREAD) ** 2 / (1 + sigma**2)  # of the image, given what is seen at sigma
@@ -175,27 +190,27 @@ class Upscale(Restoration):
 
         return corrected(denoise, respected, to_light, to_latents)
 
-    def _seen(self, rows: range, columns: range) -> tuple[Tensor, Tensor]:
-        """Light measured in a rectangle, and where it is known, (3, h, w)."""
+    def seen(self, rows: range, columns: range) -> tuple[Tensor, Tensor]:
+        """Light measured in a rectangle, and where it is known, (1, 3, h, w)."""
         y, valid = self.measurement.read(rows, columns)
-        return torch.from_numpy(y), torch.from_numpy(valid)
+        return torch.from_numpy(y)[None], torch.from_numpy(valid)[None]
 
-    def measured_in(self, rows: range, columns: range) -> tuple[Tensor, Tensor, Sensor]:
-        """Light measured in a rectangle, where it is known, (1, 3, h, w), and what measured it."""
-        y, valid = self._seen(rows, columns)
-        return y[None], valid[None], self.measurement.sensor(len(rows), len(columns))
+    def sensor(self, rows: range, columns: range) -> Sensor:
+        """What measured a rectangle."""
+        return self.measurement.sensor(len(rows), len(columns))
 
     def finish(self, light: np.ndarray, rows: range, columns: range) -> np.ndarray:
         """Light that explains the measurement, exactly or up to its noise, if it is to."""
         if self.consistency == "off":
             return light
-        y, valid, sensor = self.measured_in(rows, columns)
+        (y, valid), sensor = self.seen(rows, columns), self.sensor(rows, columns)
+        y, gap = filled(y, valid)
         noise = sensor.variance(y.mean((0, 2, 3), keepdim=True))[0] / _LEFT**2
         allowed = noise if self.consistency == "soft" else None
         low, high = (torch.from_numpy(side) for side in self.output.limits())
-        found = torch.from_numpy(light)
+        found = bridged(torch.from_numpy(light), y, gap, self.measurement.coarse)
         for _ in range(_TURNS):  # projections by turns onto what explains and onto what can be stored
-            found = respect(found, y, valid, sensor, allowed)
+            found = respect(found, y, valid | gap, sensor, allowed)
             beyond = ((low - found).clamp_min(0) + (found - high).clamp_min(0)).max()
             if beyond < _ENOUGH:
                 break
@@ -203,8 +218,12 @@ class Upscale(Restoration):
         return found.numpy()
 
     def measured(self, rows: range, columns: range) -> np.ndarray:
-        """The least image that explains the measurement."""
-        return self.output.radiometry.stored(explained(*self.measured_in(rows, columns))[0].numpy())
+        """The least image that explains the measurement; 0 where nothing was measured."""
+        y, valid = self.seen(rows, columns)
+        y, gap = filled(y, valid)
+        light = explained(y, valid | gap, self.sensor(rows, columns))[0]
+        least = self.output.radiometry.stored(light.numpy())
+        return np.where(self._whole_blocks(rows, columns)[1][:3], least, 0)
 
     def support(self, rows: range, columns: range) -> np.ndarray:
         """Of the sensor; where nothing was measured all is invented."""
@@ -288,6 +307,8 @@ def consistency_of(job: Upscale, path: Path) -> dict[str, Any]:
 def consistency(job: Upscale, made: Raster) -> Residual:
     """How well a result explains its input, block by block: `made` as it was written.
 
+    Pixels beside a gap of the input are left out: the sensor sees into it, and nothing is written there.
+
     Args:
         job: What made it.
         made: The result.
@@ -297,7 +318,8 @@ def consistency(job: Upscale, made: Raster) -> Residual:
         high, wide = job.with_margin(rows, job.height), job.with_margin(columns, job.width)
         values, _ = made.read(high, wide)
         light = job.output.radiometry.light(values[list(job.output.colours)])
-        y, valid, sensor = job.measured_in(high, wide)
+        (y, valid), sensor = job.seen(high, wide), job.sensor(high, wide)
+        valid = F.max_pool2d((~valid).float(), 2 * _LOOK + 1, 1, _LOOK) == 0
         given = sensor.operator(torch.from_numpy(light)[None])
         down, across = (
             slice(

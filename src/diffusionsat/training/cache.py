@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusionsat.checkpoints.tensors import save
 from diffusionsat.data.conditions import Conditions
 from diffusionsat.data.reading import Example
 from diffusionsat.errors import ConfigError
-from diffusionsat.files import write_bytes, writing
+from diffusionsat.files import write_bytes
 from diffusionsat.metadata import Metadata
 from diffusionsat.training.batches import Examples, generator
 from diffusionsat.training.families import Family
@@ -101,6 +101,7 @@ class Cached:
         made_of = {
             "data": {k: asdict(self.recipe.data)[k] for k in ("procedural", "sources", "cache")},
             **({"frames": _without_masks(frames)} if (frames := self.recipe.data.frames) else {}),
+            **({"unplaced": unplaced} if (unplaced := self.recipe.data.unplaced) else {}),
             "seed": self.recipe.run.seed,
             "autoencoder": hashlib.sha256(one.double().mul(1e3).round().numpy().tobytes()).hexdigest(),
         }
@@ -145,8 +146,7 @@ class Cached:
             with autocast(self.recipe.run.precision, device):
                 encoded.append(self.family.encode(images, rngs[start : start + 64]).bfloat16().cpu())
         known = json.dumps([(e.caption, e.metadata.to_dict()) for e in examples])
-        with writing(file, overwrite=True) as partial:
-            save_file({"latents": torch.cat(encoded).contiguous()}, partial, metadata={"rows": known})
+        save(file, {"latents": torch.cat(encoded)}, {"rows": known})
 
 
 def _without_masks(frames: Conditions) -> dict[str, Any]:

@@ -121,9 +121,13 @@ class DenoisingJob:
         return {"validation": float(f"{float(self.processes.mean(losses.mean())):.5g}")}
 
     def _validation(self, held_out: Examples) -> list[Batch]:
-        """This process's share of the held-out images, in batches; nothing of them is dropped."""
+        """This process's share of the held-out images, in batches; nothing of them is dropped.
+
+        All processes have equally many, since sharded ones compute every batch together.
+        """
         data, size = self.recipe.data, min(self.recipe.data.sizes)
-        share = range(self.processes.rank, data.held_out, self.processes.count)
+        total = -(-data.held_out // self.processes.count) * self.processes.count
+        share = range(self.processes.rank, total, self.processes.count)
         batches = []
         for start in range(0, len(share), _AT_ONCE):
             positions = share[start : start + _AT_ONCE]
@@ -132,14 +136,14 @@ class DenoisingJob:
             encoded = self._encoded(
                 collate(some, rngs, replace(data, dropping=_NEVER, no_number=0.0), self.conditions)
             )
-            level = (torch.tensor(positions) + 0.5) / data.held_out
+            level = (torch.tensor(positions) + 0.5) / total
             batches.append(replace(encoded, level=level.to(encoded.level)))
         return batches
 
     @torch.no_grad()
     def sheet(self, seen: int) -> None:
         """Samples of the captions and metadata of held-out images, from seeds that never change."""
-        if self.held_out is None or self.processes.count > 1:
+        if self.held_out is None or self.processes.rank != 0 or self.processes.sharded:
             return
         model = self.family.model(self.processes.device)
         if model is None:

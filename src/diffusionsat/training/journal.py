@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusionsat.errors import DiffusionSatError
+from diffusionsat.errors import CheckpointError, DiffusionSatError
+from diffusionsat.files import write_bytes
 from diffusionsat.training.processes import Alone
 
 FILE = "log.jsonl"
@@ -36,7 +37,8 @@ class Journal:
         self.file, self.processes, self.tell = folder / FILE, processes, tell
         if processes.rank == 0 and self.file.exists():
             lines = self.file.read_text().splitlines(keepends=True)
-            self.file.write_text("".join(line for line in lines if _seen(line) <= seen))
+            kept = "".join(line for line in lines if _seen(line) <= seen)
+            write_bytes(self.file, kept.encode(), overwrite=True)
         self._begin(seen)
 
     def _begin(self, seen: int) -> None:
@@ -62,14 +64,24 @@ class Journal:
             )
 
     def write(self, seen: int, figures: dict[str, Any]) -> None:
-        """Write a line and begin anew."""
+        """Write a line and begin anew.
+
+        Raises:
+            CheckpointError: If the disk is full or fails.
+        """
         elapsed = max(time.monotonic() - self.started, 1e-9)
         loss, norm = (self.processes.mean(self.sums) / max(self.steps, 1)).tolist()
         line = {"seen": seen, "loss": _rounded(loss), "gradient_norm": _rounded(norm)}
         line |= {"images_per_s": round((seen - self.since) / elapsed, 1), **figures}
         if self.processes.rank == 0:
-            with self.file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            try:
+                with self.file.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.file} cannot be written: {error.strerror}. Make room and go on from the state "
+                    "saved last."
+                ) from error
             self.tell(line)
         self._begin(seen)
 

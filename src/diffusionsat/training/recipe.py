@@ -37,7 +37,7 @@ class Run:
         log_every: Images between two lines of the log.
         save_every: Images between two saves of the state.
         validate_every: Images between two validation losses; 0 is never.
-        sheet_every: Images between two sheets of samples; 0 is never.
+        sheet_every: Images between two sheets of samples; 0 is never. None is made of sharded weights.
         sharding: Of weights over several processes: none (DDP), or fsdp.
         trackers: Where lines of the log and sheets go too: tensorboard, wandb (extras of these names).
     """
@@ -98,6 +98,7 @@ class Data:
         condition_scale: How many times smaller than the image such a frame is.
         numbers_in_words: Write the numbers into the caption instead of giving them as such; for comparisons.
         no_piece: Chance of each piece of a caption to be left out.
+        unplaced: Chance of the place of a single image to be withheld, so that it may be turned any way.
         no_number: Chance of each of the seven numbers alone to be unknown, besides ``dropping``.
         dropping: How often conditions are unknown.
     """
@@ -119,6 +120,7 @@ class Data:
     condition_scale: Literal[1, 2, 4, 8] = 1
     numbers_in_words: bool = False
     no_piece: Share = 0.1
+    unplaced: Share = 0.0
     no_number: Share = 0.0
     dropping: Rates = field(default_factory=Rates)
 
@@ -298,6 +300,9 @@ class Recipe:
             "data.frames is what a compact ControlNet is given; it goes with controlnet-3d of that family": (
                 (self.data.frames is not None)
                 != ((self.model.family, self.run.task) == ("compact", "controlnet-3d"))
+            ),
+            "data.unplaced is for single images, since frames would tell how an image was turned": (
+                self.data.unplaced > 0 and self.run.task.startswith("controlnet")
             ),
             "model.design is of a compact ControlNet that has no model.start": (
                 self.model.design != "compact" and (self.data.frames is None or bool(self.model.start))

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,7 @@ from diffusionsat.config import read, to_toml
 from diffusionsat.data.reading import Companions, Mixture
 from diffusionsat.data.series import Series
 from diffusionsat.data.sources import Source
-from diffusionsat.errors import CheckpointError, ConfigError
+from diffusionsat.errors import CheckpointError, ConfigError, RasterError
 from diffusionsat.files import write_bytes
 from diffusionsat.training import averages as averaging
 from diffusionsat.training.averages import Average
@@ -126,6 +127,10 @@ def make_examples(recipe: Recipe) -> tuple[Examples, Examples | None]:
         most=data.condition_frames, targets=data.targets or None, conditions=data.conditions or None
     )
     sources = [Source(source.path, name=source.name) for source in data.sources]
+    if all(source.images.held_out.all() for source in sources):
+        log.warning("all images are of places kept for validation; they are trained on all the same")
+        for source in sources:
+            source.images = replace(source.images, held_out=np.zeros_like(source.images.held_out))
     series = data.frames.series if data.frames else ()
     mixture = Mixture(
         [Series(source) if source.name in series else source for source in sources],
@@ -133,10 +138,15 @@ def make_examples(recipe: Recipe) -> tuple[Examples, Examples | None]:
         seed=recipe.run.seed,
         sizes=data.sizes,
         drop_pieces=data.no_piece,
+        unplaced=data.unplaced,
         companions=companions if controlled else None,
     )
-    wanted = data.held_out and (recipe.run.validate_every or recipe.run.sheet_every)
-    return mixture, mixture.validation() if wanted else None
+    if not (data.held_out and (recipe.run.validate_every or recipe.run.sheet_every)):
+        return mixture, None
+    held_out = mixture.validation()
+    if held_out is None:
+        log.warning("no place is kept for validation, so there is neither a validation loss nor a sheet")
+    return mixture, held_out
 
 
 def make_state(recipe: Recipe, network: nn.Module, processes: Alone) -> State:
@@ -239,8 +249,12 @@ def _write(destination: Path, write: Callable[[Path], None]) -> None:
         if destination.exists():
             shutil.rmtree(destination)
         beside.rename(destination)
-    except OSError as error:
-        raise CheckpointError(f"{destination} cannot be written: {error.strerror or error}.") from error
+    except (OSError, RasterError) as error:
+        cause = error.__cause__ if isinstance(error, RasterError) else error
+        raise CheckpointError(
+            f"{destination} cannot be written: {cause}. The state is saved; make room and give the same "
+            "command again."
+        ) from cause
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -61,9 +61,11 @@ class State:
                 try:
                     torch.save(values, file)
                 except RuntimeError as error:  # what torch makes of a write that failed
-                    raise OSError(str(error).split("\n")[0]) from error
+                    reason = str(error).split("\n")[0]
+                    raise OSError(f"the disk may be full ({reason})") from error
         except RasterError as error:
-            raise CheckpointError(f"{error} The state saved before is whole; make room and go on.") from error
+            before = "The state saved before is whole; m" if (folder / FILE).exists() else "M"
+            raise CheckpointError(f"{error} {before}ake room and go on.") from error.__cause__
 
     def snapshot(self, folder: Path, processes: Alone) -> None:
         """Keep the averages as they are now, for `diffusionsat.training.averages.combination`."""

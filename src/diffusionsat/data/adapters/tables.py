@@ -1,7 +1,9 @@
-"""Parquet tables of single images and of sequences, as `diffusionsat.data.parquet` describes them.
+"""Parquet tables of single images and of sequences, one row a record, image bytes in the row.
 
-Unlike there, a sequence stays one record, with its frames in all their bands. Shards of
-`diffusionsat.data.shards` are such tables too, and give back all that their further columns hold.
+Two forms are understood, told apart by the column ``frames``. Without it a row is one image with its
+metadata (cloud cover in percent). With it a row is one place, ``frames`` a list of structs with their own
+date, gsd and cloud cover (a fraction from 0 to 1). Shards of `diffusionsat.data.shards` are such tables too,
+and give back all that their further columns hold.
 """
 
 import json
@@ -25,7 +27,8 @@ _SCALES = {
 }
 DISPLAY = "display uint8"  # the scale of a shard's frame that has no `Scaling`
 _SHARD = re.compile(r"(.+?)-(?:sequences-)?\d{5}")  # as `diffusionsat prepare` names them
-_MONTHS = {"wildfire_california"}  # sets whose days are near the image's and not its own
+# Sets whose days are not the images' own: a fire's alarm, the middle of a composite's month.
+_MONTHS = {"wildfire_california", "wildfire_karabuk"}
 LICENCES = {"harvey_pairs": "CC BY-NC 4.0", "xbd_samples": "CC BY-NC-SA 4.0"}
 _ELSE = "see the README of the set"
 

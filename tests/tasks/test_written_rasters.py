@@ -1,0 +1,198 @@
+"""What jobs write, as others read it: what is valid there, in which units, and that nothing is lost."""
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from pyproj import CRS
+
+from diffusionsat import RasterError, open_frame
+from diffusionsat.geo.rasters import ArrayRaster, open_raster
+from diffusionsat.tasks.declouds import DecloudsRequest
+from diffusionsat.tasks.edit import EditRequest
+from diffusionsat.tasks.inpaint import InpaintRequest
+from diffusionsat.tasks.inputs import files_of
+from diffusionsat.tasks.predict import PredictRequest
+from diffusionsat.tasks.restoring import restore, restore_to
+from diffusionsat.tasks.upscale import UpscaleRequest
+
+UTM = CRS.from_epsg(32632)
+QUICK = {"steps": 2}
+BANDS = ("B02", "B03", "B04", "B08")
+GAP = np.zeros((24, 20), bool)
+GAP[:5, :5] = True
+
+
+def scene(path, *, gap=GAP, bands=BANDS, seed=0, metres=10.0, scale=1.0, offset=0.0):
+    """A GeoTIFF of Sentinel-2's numbers, 0 where it has no data."""
+    values = np.random.default_rng(seed).integers(1200, 1900, (len(bands), *gap.shape)).astype(np.uint16)
+    values[:, gap] = 0
+    profile = {"driver": "GTiff", "dtype": "uint16", "nodata": 0, "count": len(bands), "crs": UTM.to_wkt()}
+    place = {"width": 20, "height": 24, "transform": Affine(metres, 0, 5e5, 0, -metres, 5.2e6)}
+    with rasterio.open(path, "w", **profile, **place) as file:
+        file.write(values)
+        file.descriptions = bands
+        file.scales, file.offsets = (scale,) * len(bands), (offset,) * len(bands)
+    return path
+
+
+def read(path):
+    with rasterio.open(path) as file:
+        return file.read(), file.read_masks() > 0
+
+
+def test_a_gap_that_was_filled_is_seen_and_the_band_that_was_not_made_keeps_it(steered, tmp_path):
+    path, out = scene(tmp_path / "in.tif"), tmp_path / "out.tif"
+    job = InpaintRequest(image=path, feather=0, **QUICK).job(steered)
+    restore_to(job, out)
+    values, valid = read(out)
+    assert valid.all()
+    assert (values[:3, GAP] > 0).all()
+    assert (values[3, GAP] == 0).all()
+    again = open_frame(out)
+    known = again.raster.read(range(24), range(20))[1]
+    assert known[:3].all()
+    assert np.array_equal(known[3], ~GAP)
+    restore(job).save(tmp_path / "saved.tif")
+    assert np.array_equal(read(tmp_path / "saved.tif")[1], valid)
+    assert np.array_equal(read(tmp_path / "saved.tif")[0], values)
+
+
+def test_an_edit_makes_nothing_where_there_is_no_data(steered, tmp_path):
+    path, out, everywhere = scene(tmp_path / "in.tif"), tmp_path / "out.tif", np.ones((24, 20), bool)
+    for mask in (None, everywhere):
+        job = EditRequest(image=path, mask=mask, prompt="sea", **QUICK).job(steered)
+        restore_to(job, out, overwrite=True)
+        values, valid = read(out)
+        assert np.array_equal(valid, np.broadcast_to(~GAP, valid.shape))
+        assert (values[:, GAP] == 0).all()
+
+
+def test_a_prediction_is_valid_where_any_frame_shows_something(steered, tmp_path):
+    more = GAP.copy()
+    more[10:, :3] = True
+    frames = [
+        open_frame(scene(tmp_path / "a.tif"), date="2020"),
+        open_frame(scene(tmp_path / "b.tif", gap=more, seed=1), date="2022"),
+    ]
+    restore_to(PredictRequest(frames=frames, on="2023", **QUICK).job(steered), tmp_path / "out.tif")
+    values, valid = read(tmp_path / "out.tif")
+    assert np.array_equal(valid, np.broadcast_to(~GAP, valid.shape))
+    assert (values[3, 10:, :3] == 0).all()  # copied of the nearest
+
+
+def test_frames_without_colours_help_whatever_their_date(steered, tmp_path):
+    colours = open_frame(scene(tmp_path / "a.tif"), date="2020")
+    infrared = open_frame(scene(tmp_path / "b.tif", bands=("B08",), metres=5.0), date="2022")
+    job = UpscaleRequest(frames=[infrared, colours], factor=2, **QUICK).job(steered)
+    assert job.measurement.frame.raster.name == colours.raster.name
+    assert len(job.views) == 2
+    job = PredictRequest(frames=[infrared, colours], on="2022", **QUICK).job(steered)
+    assert job.frame.raster.name == colours.raster.name
+
+
+def test_of_equally_fine_frames_the_latest_is_sharpened(steered, tmp_path):
+    frames = [
+        open_frame(scene(tmp_path / "old.tif", metres=9.999), date="2020"),
+        open_frame(scene(tmp_path / "new.tif", metres=10.0), date="2022"),
+        open_frame(scene(tmp_path / "coarse.tif", metres=20.0), date="2023"),
+    ]
+    assert UpscaleRequest(frames=frames, factor=2, **QUICK).job(steered).metadata.date == "2022"
+
+
+def test_readers_are_told_the_units_of_the_input_and_ours_read_the_same_reflectance(steered, tmp_path):
+    path, out = scene(tmp_path / "in.tif", scale=1e-4, offset=-0.1), tmp_path / "out.tif"
+    job = UpscaleRequest(frames=path, factor=2, samples=2, **QUICK).job(steered)
+    made = restore_to(job, out)
+    told = {}
+    for name, each in made.items():
+        with rasterio.open(each) as file:
+            told[name] = file.scales[0], file.offsets[0]
+    whole, difference = (1e-4, -0.1), (1e-4, 0)
+    assert told == {
+        "image": whole,
+        "measured": whole,
+        "invented": difference,
+        "spread": difference,
+        "support": (1, 0),
+    }
+    scene_ = restore(job)
+    scene_.save(tmp_path / "saved.tif")
+    for each in (out, tmp_path / "saved.tif"):
+        frame = open_frame(each)
+        assert (frame.scaling.gain, frame.scaling.offset) == whole
+        assert (frame.sensor, frame.raster.scale, frame.raster.offset) == ("sentinel-2", *whole)
+
+
+def test_a_saved_scene_replaces_no_input_and_leaves_nothing_stale(steered, tmp_path):
+    path, out = scene(tmp_path / "in.tif"), tmp_path / "out.tif"
+    made = steered.upscale(path, factor=2, **QUICK)
+    link = tmp_path / "link.tif"
+    link.hardlink_to(path)
+    for each in (path, link):
+        with pytest.raises(RasterError, match="over the input"):
+            made.save(each, overwrite=True)
+    out.write_bytes(b"old")
+    stale = [tmp_path / name for name in ("out.tif.aux.xml", "out.tif.ovr", "out.tfw")]
+    for each in stale:
+        each.write_text("old")
+    made.save(out, overwrite=True)
+    assert not any(each.exists() for each in stale)
+
+
+def test_the_sources_of_a_vrt_are_inputs(steered, tmp_path):
+    path = scene(tmp_path / "in.tif")
+    rasterio.shutil.copy(path, tmp_path / "in.vrt", driver="VRT")
+    frame = open_frame(tmp_path / "in.vrt")
+    job = UpscaleRequest(frames=frame, factor=2, **QUICK).job(steered)
+    with pytest.raises(RasterError, match=r"over the input .*in\.tif"):
+        restore_to(job, path, inputs=files_of([frame]), overwrite=True)
+
+
+@pytest.mark.parametrize("how", ["soft", "hard"])
+def test_what_is_made_in_a_gap_does_not_brighten_its_rim(steered, how):
+    values = np.full((3, 24, 20), 1500, np.uint16)
+    values[:, GAP] = 0
+    place = {"crs": UTM, "transform": Affine(10, 0, 5e5, 0, -10, 5.2e6), "nodata": 0}
+    frame = open_frame(ArrayRaster(values, BANDS[:3], **place))
+    job = UpscaleRequest(frames=frame, factor=4, consistency=how, **QUICK).job(steered)
+    rows, columns = range(96), range(80)
+    light = np.full((3, 96, 80), job.output.radiometry.light(np.full((3, 1, 1), 1500))[0, 0, 0], np.float32)
+    gap = GAP.repeat(4, 0).repeat(4, 1)
+    light[:, gap] = 0  # as made there, and not seen
+    made = job.output.radiometry.stored(job.finish(light[None], rows, columns)[0])
+    assert np.abs(made[:, ~gap] - 1500).max() < 1  # 200 and more without
+    assert np.abs(job.measured(rows, columns)[:, ~gap] - 1500).max() < 1
+    assert (job.measured(rows, columns)[:, gap] == 0).all()
+
+
+def test_if_one_layer_cannot_be_made_none_is_published(steered, tmp_path, monkeypatch):
+    job = UpscaleRequest(frames=scene(tmp_path / "in.tif"), factor=2, samples=2, **QUICK).job(steered)
+    out = tmp_path / "out.tif"
+    out.write_bytes(b"old")
+    from diffusionsat.geo import publishing
+
+    joined = publishing._cloud_optimize
+
+    def fail_once(source, *rest):
+        if "spread" in source:
+            raise RasterError("The rectangles cannot be joined: no room.")
+        joined(source, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "_cloud_optimize", fail_once)
+        with pytest.raises(RasterError, match="no room"):
+            restore_to(job, out, overwrite=True)
+    assert out.read_bytes() == b"old"
+    assert not (tmp_path / "out.spread.tif").exists()
+    restore_to(job, out, overwrite=True)
+    assert open_raster(out).width == 40
+
+
+def test_without_a_cloud_there_is_nothing_to_do(steered):
+    values = np.full((5, 8, 8), 1500, np.uint16)
+    values[4] = 4  # vegetation
+    raster = ArrayRaster(values, [*BANDS, "SCL"], crs=UTM, transform=Affine(10, 0, 5e5, 0, -10, 5.2e6))
+    with pytest.raises(RasterError, match="SCL of array marks no pixel: there is no cloud"):
+        DecloudsRequest(image=raster, **QUICK).job(steered)
