@@ -1,5 +1,6 @@
 import pytest
 import torch
+from steering import SIZES
 
 from diffusionsat import Metadata
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
@@ -18,15 +19,7 @@ def randomised(network, seed=0):
 
 @pytest.fixture(scope="module")
 def denoiser():
-    sizes = {
-        "channels": (16, 32),
-        "blocks": 1,
-        "attention": (False, True),
-        "head_width": 16,
-        "embedding": 32,
-        "text_width": 24,
-    }
-    return randomised(CompactDenoiser(**sizes))
+    return randomised(CompactDenoiser(**SIZES))
 
 
 def inputs(batch=2, side=8, tokens=5):
