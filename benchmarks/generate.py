@@ -43,8 +43,8 @@ def measure(model: str, precision: str, repeat: int, threads: int) -> dict:
 
 
 def step_times(sat, metadata, side: int, repeat: int) -> list[float]:
-    """Seconds of every step but the first of some images."""
-    marks: list[float] = []
+    """Seconds of steps at the full size, of some images that are drawn layout first."""
+    marks: list[tuple[int, float]] = []
     times = []
     for seed in range(repeat):
         marks.clear()
@@ -53,9 +53,13 @@ def step_times(sat, metadata, side: int, repeat: int) -> list[float]:
             metadata,
             size=(side, side),
             seed=seed,
-            on_step=lambda _: marks.append(time.perf_counter()),
+            on_step=lambda info: marks.append((info.latents.shape[-1], time.perf_counter())),
         )
-        times += [after - before for before, after in pairwise(marks)]
+        times += [
+            later - earlier
+            for (before, earlier), (after, later) in pairwise(marks)
+            if before == after == side // sat.factor
+        ]
     return times
 
 

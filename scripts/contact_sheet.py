@@ -1,6 +1,8 @@
 """Print a sheet of synthetic images beside real chips of the same label, place, date and resolution.
 
     python scripts/contact_sheet.py --data DATA --output docs/images/sheet.png
+    python scripts/contact_sheet.py --data DATA --size 256 --zoom 1 --count 2 \
+        --output docs/images/sheet-256.png
 
 The real chips are the first test rows of their kind; nothing is chosen. The synthetic ones are made from the
 words and the metadata of the real ones, seed 0.
@@ -37,13 +39,17 @@ KINDS = (  # data set, label, words
 def real(
     data: Path, source: str, label: str | None, count: int, size: int
 ) -> list[tuple[Sample, np.ndarray]]:
-    """The first test rows of a label, cut to their central square."""
+    """The first test rows of a label, cut to their central square, in grey where they are smaller."""
     chosen = []
     for sample in read_samples(data / source / "test.parquet", source):
         if label is None or sample.label == label:
             pixels = sample.pixels()
-            top, left = ((side - size) // 2 for side in pixels.shape[:2])
-            chosen.append((sample, pixels[top : top + size, left : left + size]))
+            top, left = (max(0, side - size) // 2 for side in pixels.shape[:2])
+            pixels = pixels[top : top + size, left : left + size]
+            square = np.full((size, size, 3), 128, np.uint8)
+            top, left = ((size - side) // 2 for side in pixels.shape[:2])
+            square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+            chosen.append((sample, square))
             if len(chosen) == count:
                 break
     return chosen

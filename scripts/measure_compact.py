@@ -26,6 +26,7 @@ from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
 from diffusionsat.evaluation import compact
 from diffusionsat.evaluation.features import FeatureNetwork, feature_network, load_classifier
 from diffusionsat.evaluation.sampling import maker
+from diffusionsat.evaluation.section import Line
 from diffusionsat.files import write_bytes
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
 
@@ -46,7 +47,7 @@ def autoencoder(path: Path) -> compact.Autoencode:
     return autoencode
 
 
-def measure(args: argparse.Namespace) -> list[compact.Line]:
+def measure(args: argparse.Namespace) -> list[Line]:
     plan = compact.Plan(data=args.data, n=args.n, size=args.size, seed=args.seed)
     reader = load_classifier(args.classifier)
     said = {"measure": args.measure, "size": args.size, "seed": args.seed}
@@ -67,7 +68,8 @@ def measure(args: argparse.Namespace) -> list[compact.Line]:
     features: FeatureNetwork = reader.features
     if args.measure != "vae":
         resolved = template.resolved(sat)
-        said |= {"steps": resolved.steps, "solver": resolved.solver, "guidance": resolved.guidance.text}
+        said |= {"steps": resolved.steps, "solver": resolved.solver}
+        said |= {"guidance": resolved.guidance.text, "rescale": resolved.guidance.rescale}
     if args.measure == "vae":
         lines = compact.autoencoding(autoencode, reader, plan)
     elif args.measure == "words":

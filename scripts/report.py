@@ -11,8 +11,8 @@ parts that there are.
 
 import argparse
 import functools
+import hashlib
 import io
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,16 +24,20 @@ from PIL import Image
 
 from diffusionsat import DiffusionSat, DiffusionSatError
 from diffusionsat.errors import DatasetError
-from diffusionsat.evaluation import backbone, plausibility, report
-from diffusionsat.evaluation.features import NETWORKS, feature_network
-from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation import plausibility, report
+from diffusionsat.evaluation.protocol import EvaluateRequest, versions
 from diffusionsat.evaluation.run import evaluate
 from diffusionsat.evaluation.sampling import centrals, rows
+from diffusionsat.evaluation.section import Section
 from diffusionsat.evaluation.units import digest
+from diffusionsat.evaluation.working import made_by
 from diffusionsat.execution import executor
 from diffusionsat.files import write_bytes
 
-IMAGES = ("eurosat_rgb", "blue_marble_2004", "uc_merced", "naip_california_cities", "s2_ports")
+IMAGES = (
+    *("eurosat_rgb", "blue_marble_2004", "uc_merced", "naip_california_cities", "s2_ports"),
+    *("s2_monthly_ecomapper", "s2_series_lazio"),  # with clouds
+)
 SHARP = ("eurosat_rgb", "naip_california_cities", "uc_merced", "s2_ports", "landsat_30m_paraguay_brazil_us")
 DATES = (
     "naip_california_cities",
@@ -45,20 +49,27 @@ DATES = (
     "wildfire_karabuk",
     "s2_forest_loss_czechia",
 )
+LABELLED = ("eurosat_rgb", "uc_merced")
 AUDITED = ("blue_marble_2004", "s2_ports", "landsat_30m_paraguay_brazil_us")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One evaluation: its data sets, options, the tables and the figures that the documentation shows."""
+    """One evaluation: its data sets, options, the tables and the figures that the documentation shows.
+
+    ``times`` is how many times the images of a part it wants.
+    """
 
     title: str
     sources: tuple[str, ...]
     options: dict[str, Any]
     tables: tuple[str, ...]
     figures: tuple[str, ...] = ("sheet.png",)
+    times: float = 1
 
 
+_IN_HOLES = ("pairs", "against baselines", "samples")
+_SHOWN = ("sheet.png", "ranks.png")
 PARTS = {
     "generate": Part(
         "Images of words and metadata",
@@ -73,7 +84,9 @@ PARTS = {
             "metadata that lack or lie",
             "sweeps",
             "usefulness",
+            "geography",
             "no particular bias",
+            "cells at equal N",
         ),
         ("sheet.png", "sweeps.png", "geography.png", "controllability.png"),
     ),
@@ -83,21 +96,36 @@ PARTS = {
         {"task": "generate", "vary": ("sampling",), "trained": 0},
         ("steps", "guidance"),
         ("sampling.png",),
+        0.25,
     ),
     "upscale": Part(
         "Sharper by 4",
         SHARP,
         {"task": "upscale", "samples": 4},
-        ("pairs", "feature_distances", "against baselines", "samples", "no particular bias"),
+        ("pairs", "feature_distances", "against baselines", "samples", "geography", "no particular bias"),
+        _SHOWN,
     ),
     "predict": Part(
-        "Another date", DATES, {"task": "predict"}, ("pairs", "against baselines", "more frames")
+        "Another date",
+        DATES,
+        {"task": "predict", "samples": 4},
+        ("pairs", "against baselines", "more frames", "samples"),
+        _SHOWN,
     ),
-    "inpaint": Part("Holes", DATES, {"task": "inpaint"}, ("pairs", "against baselines")),
-    "declouds": Part("Under clouds", DATES, {"task": "declouds"}, ("pairs", "against baselines")),
+    "inpaint": Part("Holes", DATES, {"task": "inpaint", "samples": 4}, _IN_HOLES, _SHOWN),
+    "declouds": Part("Under clouds", DATES, {"task": "declouds", "samples": 4}, _IN_HOLES, _SHOWN),
+    "edit": Part("Edited images", ("eurosat_rgb",), {"task": "edit"}, ("quality", "words", "layout")),
+    "probes": Part(
+        "The network as a backbone",
+        LABELLED,
+        {"task": "features"},
+        ("linear probes",),
+        ("probes.png",),
+        8,
+    ),
 }
-OTHERS = ("probes", "audit")
-TITLES = {"probes": "The network as a backbone", "audit": "Claims about real images"}
+KNOWN = (*PARTS, "audit")
+AUDIT = Part("Claims about real images", AUDITED, {}, ("claims",), ())
 
 
 def tables_of(args: argparse.Namespace, sat: DiffusionSat, name: str, told: Any) -> dict[str, Any]:
@@ -107,8 +135,8 @@ def tables_of(args: argparse.Namespace, sat: DiffusionSat, name: str, told: Any)
         if name in PARTS:
             _evaluate(args, PARTS[name], folder, told)
         else:
-            {"probes": _probe, "audit": _audit}[name](args, sat, folder, told)
-    found = json.loads((folder / report.REPORT).read_text())
+            _audit(args, sat, folder, told)
+    found = report.read(folder)
     if found["made_by"]["model_hash"] != sat.checkpoint:
         raise DatasetError(f"{folder} is of another model. Give another -o, or remove it.")
     return found
@@ -117,43 +145,34 @@ def tables_of(args: argparse.Namespace, sat: DiffusionSat, name: str, told: Any)
 def _evaluate(args: argparse.Namespace, part: Part, folder: Path, told: Any) -> None:
     sources = [args.data / source for source in part.sources]
     data = tuple(str(source) for source in sources if (source / "test.parquet").exists())
-    common = {"model": args.model, "device": args.device, "seed": args.seed, "size": args.size, "n": args.n}
-    request = EvaluateRequest(data=data, **common, most_steps=args.most_steps, **part.options)
+    common = {"model": args.model, "device": args.device, "seed": args.seed, "size": args.size}
+    common |= {"n": max(2, round(part.times * args.n))}
+    if "sampling" in part.options.get("vary", ()):
+        common["most_steps"] = args.most_steps
+    request = EvaluateRequest(data=data, **common, **part.options)
     with executor(args.workers) as execute:
         evaluate(request, folder, execute=execute, on_unit=told)
-
-
-def _probe(args: argparse.Namespace, sat: DiffusionSat, folder: Path, told: Any) -> None:
-    """Linear probes on all blocks, beside the feature networks that are installed."""
-    networks = [feature_network(name) for name in NETWORKS]
-    looks = [backbone.of_model(sat, args.seed), *map(backbone.of_network, networks)]
-    plan = backbone.Plan(data=args.data, n=8 * args.n, size=args.size, seed=args.seed)
-    section = backbone.measure(looks, plan, folder / "parts", told)
-    said = {"n": plan.n, "size": plan.size, "seed": plan.seed, "sources": list(plan.sources)}
-    said["features"] = {network.name: network.digest for network in networks}
-    for file, content in section.files.items():
-        write_bytes(folder / file, content, overwrite=True)
-    _write(folder, sat, said, section.tables)
 
 
 def _audit(args: argparse.Namespace, sat: DiffusionSat, folder: Path, told: Any) -> None:
     """Whether true claims about test images are called unlikely, and false ones are."""
     there = [source for source in AUDITED if (args.data / source / "test.parquet").exists()]
+    if not there:
+        raise DatasetError(f"{args.data} has none of {', '.join(AUDITED)}. Leave the audit out by --only.")
     count = -(-args.n // len(there))
     chosen = [sample for source in there for sample in rows(args.data, source, count=count, seed=args.seed)]
     pixels, metadata = centrals(chosen, args.size)
     request = plausibility.AuditRequest(seed=args.seed)
     on_image = functools.partial(told, "audit")
     lines = plausibility.alarms(sat, list(pixels), metadata, request, on_image)
-    said = {"n": len(chosen), "size": args.size, "seed": args.seed, "sources": there, "sigma": request.sigma}
-    _write(folder, sat, said | {"noises": request.noises}, {"claims": lines})
-
-
-def _write(folder: Path, sat: DiffusionSat, said: dict[str, Any], tables: dict[str, Any]) -> None:
-    made_by = {"model": f"{sat.config.name}@{sat.config.version}", "model_hash": sat.checkpoint}
-    found = {"protocol": said | {"hash": digest(said)}, "made_by": made_by, "tables": tables, "notes": []}
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
+    said = {"task": "audit", "split": "test", "sources": there, "n": len(chosen), "size": args.size}
+    said |= {"data_hash": digest([hashes, [known.to_dict() for known in metadata]]), "seed": args.seed}
+    said |= {"fields": list(request.fields), "sigma": list(request.sigma), "noises": request.noises}
+    said |= versions()
+    claims = Section({"claims": lines})
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / report.REPORT, (json.dumps(found, indent=1) + "\n").encode())
+    report.write(folder, said | {"hash": digest(said)}, made_by(sat), [], [claims], matched=False)
 
 
 def value(figure: Any) -> float:
@@ -167,7 +186,7 @@ def lines(found: dict[str, Any], table: str, **about: Any) -> list[dict[str, Any
 
 
 def summary(parts: dict[str, dict[str, Any]]) -> list[str]:
-    """A line a matter, in the words of the README; of the parts that there are."""
+    """A line a matter, of the parts that there are."""
     return [text for name, tell in SUMMARIES.items() if name in parts for text in [tell(parts[name])] if text]
 
 
@@ -183,7 +202,7 @@ def _on_images(found: dict[str, Any]) -> str:
     covered = f", coverage {made['coverage']:.2f} (real {real['coverage']:.2f})" if "coverage" in made else ""
     return (
         f"**Images**: Fréchet distance on {network} {made['frechet_distance']:.1f} (real images of that "
-        f"number {real['frechet_distance']:.1f}; told nothing {nothing['frechet_distance']:.1f})"
+        f"number {real['frechet_distance']:.1f}; with nothing told {nothing['frechet_distance']:.1f})"
         f"{covered}{read}."
     )
 
@@ -197,10 +216,17 @@ def _on_fields(found: dict[str, Any]) -> str:
 
 def _by_first_probe(found: dict[str, Any], table: str, field: str, figure: str) -> str:
     """A figure of each field by the first probe that reads it, the classifier where it does."""
-    first: dict[str, float] = {}
+    first: dict[str, str] = {}
     for line in lines(found, table):
-        first.setdefault(line[field], value(line[figure]))
-    return ", ".join(f"{name} {figure:.2f}" for name, figure in first.items())
+        first.setdefault(line[field], interval(line[figure]))
+    return ", ".join(f"{name} {said}" for name, said in first.items())
+
+
+def interval(figure: Any, form: str = ".2f") -> str:
+    """A figure, and its interval if it has one."""
+    if not isinstance(figure, dict):
+        return format(figure, form)
+    return f"{figure['value']:{form}} ({figure['low']:{form}} to {figure['high']:{form}})"
 
 
 def _gain(found: dict[str, Any], **about: Any) -> str:
@@ -217,18 +243,30 @@ def _gain(found: dict[str, Any], **about: Any) -> str:
 
 def _on_upscale(found: dict[str, Any]) -> str:
     model = lines(found, "pairs", set="model")[0]
-    spread = value(lines(found, "samples")[0]["spread_skill"])
     return (
         f"**Sharper by 4**: {_gain(found, baseline='bicubic')} over bicubic; off its measurement by "
-        f"{value(model['noise_residual']):.2f} times the noise; spread over error {spread:.2f} (1 is best)."
+        f"{value(model['noise_residual']):.2f} times the noise; {_spread(lines(found, 'samples')[0])}."
+    )
+
+
+def _spread(line: dict[str, Any]) -> str:
+    return (
+        f"spread over error {value(line['spread_skill']):.2f} (1 is best), a 90 % interval holds the truth "
+        f"in {value(line['interval_coverage']):.0%}"
     )
 
 
 def _on_predict(found: dict[str, Any]) -> str:
     copy = {"baseline": "copy of the nearest date"}
     most = found["tables"]["against baselines"][-1]["frames"]
-    said = [f"{_gain(found, part='changed', frames=frames, **copy)} with {frames}" for frames in ("1", most)]
-    return f"**Another date**, on what changed, over the copy of the nearest date: {'; '.join(said)} given."
+    changed, whole = (
+        "; ".join(f"{_gain(found, part=part, frames=n, **copy)} with {n}" for n in dict.fromkeys(("1", most)))
+        for part in ("changed", "whole")
+    )
+    return (
+        f"**Another date**, over the copy of the nearest date: on what changed {changed} given; on the whole "
+        f"image {whole}."
+    )
 
 
 def _on_holes(name: str) -> Callable[[dict[str, Any]], str]:
@@ -238,6 +276,19 @@ def _on_holes(name: str) -> Callable[[dict[str, Any]], str]:
         return f"**{name}**, in the hole: {copy} over the nearest date; alone {plain} over a plain colour."
 
     return tell
+
+
+def _on_edit(found: dict[str, Any]) -> str:
+    (layout,) = lines(found, "layout")
+    own, other = (value(layout[name]) for name in ("correlation", "correlation_of_another"))
+    read = "".join(
+        f"the class that was asked for is read in {value(x['read']):.0%} (before {x['read_real']:.0%}), "
+        for x in lines(found, "words")[:1]
+    )
+    return (
+        f"**Edited images**: {read}their layout correlates with that before by {own:.2f} (with that of "
+        f"another image by {other:.2f})."
+    )
 
 
 def _on_sampling(found: dict[str, Any]) -> str:
@@ -266,10 +317,38 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "predict": _on_predict,
     "inpaint": _on_holes("Holes"),
     "declouds": _on_holes("Under clouds"),
+    "edit": _on_edit,
     "sampling": _on_sampling,
     "probes": _on_probes,
     "audit": _on_audit,
 }
+
+
+def poor(parts: dict[str, dict[str, Any]]) -> list[str]:
+    """Where a baseline is surely better than the model, a field not obeyed, or an interval too narrow."""
+    said = []
+    for name, found in parts.items():
+        title = PARTS[name].title if name in PARTS else AUDIT.title
+        for line in found["tables"].get("against baselines", ()):
+            about = ", ".join(
+                v for k, v in line.items() if isinstance(v, str) and k not in ("baseline", "features")
+            )
+            for figure, form in (("psnr_gain", "+.1f"), ("feature_distance_gain", "+.0%")):
+                gain = line.get(figure)
+                if isinstance(gain, dict) and gain["high"] < 0:
+                    on = f" on {line['features']}" if figure == "feature_distance_gain" else " dB"
+                    said.append(f"{title}, {about}: {interval(gain, form)}{on} against {line['baseline']}.")
+        for line in found["tables"].get("controllability", ()):
+            if line["controllability"]["high"] < 0.5:
+                said.append(
+                    f"{title}: {line['field']} is hardly obeyed, {interval(line['controllability'])}."
+                )
+        for line in found["tables"].get("samples", ()):
+            covered = line.get("interval_coverage")
+            if covered is not None and value(covered) < 0.8:
+                about = ", ".join(v for k, v in line.items() if isinstance(v, str) and k != "set")
+                said.append(f"{title}, {about}: a 90 % interval holds the truth in {value(covered):.0%}.")
+    return list(dict.fromkeys(said))
 
 
 def page(args: argparse.Namespace, parts: dict[str, dict[str, Any]]) -> str:
@@ -284,17 +363,24 @@ def page(args: argparse.Namespace, parts: dict[str, dict[str, Any]]) -> str:
         "coarse: read the intervals.",
         "\n".join(f"- {text}" for text in summary(parts)),
     ]
+    if missing := [name for name in KNOWN if name not in parts]:
+        out.append(f"Not measured for these weights: {', '.join(missing)}.")
+    if said := poor(parts):
+        out.append("## Where it is poor\n\n" + "\n".join(f"- {text}" for text in said))
     for name, found in parts.items():
-        part, said = PARTS.get(name), found["protocol"]
-        out.append(f"## {part.title if part else TITLES[name]}")
+        part, said = PARTS.get(name, AUDIT), found["protocol"]
+        out.append(f"## {part.title}")
+        count = (
+            said["n"] if isinstance(said["n"], int) else ", ".join(f"{k} {v}" for k, v in said["n"].items())
+        )
         out.append(
-            f"Protocol `{said['hash'][:16]}`; n {said['n']}, {said['size']} px; {', '.join(said['sources'])}."
+            f"Protocol `{said['hash'][:16]}`; n {count}; {said['size']} px; {', '.join(said['sources'])}."
         )
         out += [f"- {note}" for note in found["notes"]]
-        for title in part.tables if part else found["tables"]:
+        for title in part.tables:
             if title in found["tables"]:
                 out.append(f"### {title}\n\n{report.table(shown(title, found['tables'][title]))}")
-        for figure in (*(part.figures if part else ()), "probes.png"):
+        for figure in part.figures:
             if (args.output / name / figure).exists():
                 picture = f"measured-{name}-{figure}"
                 write_bytes(
@@ -327,16 +413,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = (*PARTS, *OTHERS)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="compact")
     parser.add_argument(
-        "--n", type=int, default=256, help="images of each part; eight times as many for probes"
+        "--n",
+        type=int,
+        default=256,
+        help="images of each part; eight times as many for probes, a quarter for sampling",
     )
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-steps", type=int, default=100, help="of the part sampling")
-    parser.add_argument("--only", nargs="+", choices=known, default=known, help="parts to do now")
+    parser.add_argument("--only", nargs="+", choices=KNOWN, default=KNOWN, help="parts to do now")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs")
@@ -345,10 +433,10 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         sat = DiffusionSat.from_pretrained(args.model, device=args.device)
-        for name in known:
+        for name in KNOWN:
             if name in args.only:
-                tables_of(args, sat, name, functools.partial(_progress, name))
-        done = [name for name in known if (args.output / name / report.REPORT).exists()]
+                tables_of(args, sat, name, functools.partial(progress, name))
+        done = [name for name in KNOWN if (args.output / name / report.REPORT).exists()]
         parts = {name: tables_of(args, sat, name, None) for name in done}
         write_bytes(args.docs / "reference/measured.md", page(args, parts).encode(), overwrite=True)
     except DiffusionSatError as error:
@@ -356,7 +444,8 @@ def main() -> None:
     print("\n".join(f"- {text}" for text in summary(parts)))
 
 
-def _progress(part: str, name: str, done: int, of: int) -> None:
+def progress(part: str, name: str, done: int, of: int) -> None:
+    """Tell what is done of the units of a part."""
     print(f"\r{part}: {name} {done} of {of}   ", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 

@@ -12,7 +12,6 @@ done, and what takes no model, on test rows, and writes ``table.md`` beside them
 import argparse
 import functools
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import torch
-from report import DATES, SHARP
+from report import DATES, SHARP, progress
 
 from diffusionsat import DiffusionSatError
 from diffusionsat.checkpoints.layout import content_hash, control_file
@@ -90,15 +89,11 @@ def told_of(args: argparse.Namespace, name: str, model: str, **options: Any) -> 
             **options,
         )
         with executor(args.workers) as execute:
-            evaluate(request, folder, execute=execute, on_unit=functools.partial(_progress, name))
+            evaluate(request, folder, execute=execute, on_unit=functools.partial(progress, name))
     found = report.read(folder)
     if found["made_by"]["model_hash"] != content_hash(find(model)):
         raise SystemExit(f"{folder} is of another model. Remove it, or give another --output.")
     return found
-
-
-def _progress(part: str, name: str, done: int, of: int) -> None:
-    print(f"\r{part}: {name} {done} of {of}   ", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 
 def lines(told: dict[str, Any], job: str, **about: str) -> Iterator[dict[str, Any]]:
@@ -128,7 +123,7 @@ def gains(args: argparse.Namespace, network: str, one: str, other: str) -> Itera
         line: dict[str, Any] = {"arm": one, "over": other, "part": part}
         for gain, figure, kinds, better in compared:
             names = [name_of(kind, part, figure) for kind in kinds]
-            a, b = (next(np.array(t[n], float) for n in (*names, "nothing") if n in t) for t in tables)
+            a, b = (next(np.array(t[n], float) for n in names if n in t) for t in tables)
             there = np.flatnonzero(np.isfinite(a + b))
             a, b, where = a[there], b[there], places[there]
             interval = bootstrap(lambda i, a=a, b=b, f=better: float(f(a[i], b[i])), where, seed=args.seed)

@@ -21,7 +21,8 @@ from PIL import Image
 from diffusionsat.checkpoints.tensors import write_tensors
 from diffusionsat.data.captions import PHRASES
 from diffusionsat.data.parquet import Sample, read_samples
-from diffusionsat.evaluation.features import CLASSIFIER_FORMAT
+from diffusionsat.evaluation.features import CLASSIFIER_FILE, CLASSIFIER_FORMAT
+from diffusionsat.files import write_bytes
 from diffusionsat.models.compact.classifier import CompactClassifier
 from diffusionsat.training.muon import Muon
 
@@ -216,7 +217,7 @@ def main() -> None:
     network = CompactClassifier(classes=classes).to(memory_format=torch.channels_last)
     best = train(network, args, (seen, held_out))
     args.output.mkdir(parents=True, exist_ok=True)
-    write_tensors(args.output / "classifier.safetensors", network.state_dict(), "int8")
+    write_tensors(args.output / CLASSIFIER_FILE, network.state_dict(), "int8")
     config = {
         "format": CLASSIFIER_FORMAT,
         "version": "1",
@@ -225,7 +226,7 @@ def main() -> None:
         "images_seen": best["images"],
         "held_out": best["read"],
     }
-    (args.output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_bytes(args.output / "config.json", (json.dumps(config, indent=2) + "\n").encode(), overwrite=True)
 
 
 if __name__ == "__main__":

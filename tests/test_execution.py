@@ -88,10 +88,11 @@ def test_dask_that_is_not_installed(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.enable_socket
-def test_dask_does_the_work_and_a_lost_worker_loses_nothing(tmp_path):
+@pytest.mark.parametrize(("workers", "deaths"), [(2, 1), (1, 2)])  # of one worker all that the cluster holds
+def test_dask_does_the_work_and_a_lost_worker_loses_nothing(tmp_path, workers, deaths):
     distributed = pytest.importorskip("distributed", reason="distributed is not installed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**options) as cluster, executor(dask=cluster.scheduler_address) as execute:
-        done = list(execute(functools.partial(deadly, tmp_path, 1), range(8)))
+        done = list(execute(functools.partial(deadly, tmp_path, deaths), range(8)))
     assert sorted(done) == list(range(8))
-    assert (tmp_path / "death-0").exists()
+    assert len(list(tmp_path.glob("death-*"))) == deaths

@@ -144,7 +144,8 @@ def _on_dask(client: Any, function: Callable[[int], int], tasks: Iterable[int]) 
     import distributed
 
     coming = iter(tasks)
-    [shared] = client.scatter([function], broadcast=True, hash=False)
+    # A task's result: Dask makes it again when it is lost, and of scattered data keeps but one copy.
+    shared = client.submit(_itself, function, pure=False)
     slots = _AHEAD * sum(client.nthreads().values())
     running = distributed.as_completed(
         [client.submit(_apply, shared, task, pure=False) for task in itertools.islice(coming, slots)],
@@ -154,6 +155,10 @@ def _on_dask(client: Any, function: Callable[[int], int], tasks: Iterable[int]) 
         yield future.result()
         for task in itertools.islice(coming, 1):
             running.add(client.submit(_apply, shared, task, pure=False))
+
+
+def _itself(function: Callable[[int], int]) -> Callable[[int], int]:
+    return function
 
 
 def _apply(function: Callable[[int], int], task: int) -> int:

@@ -51,9 +51,11 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except RasterError:
+        raise
     except OSError as error:
-        message = f"{path} cannot be written: {error.strerror or error}. Nothing was left there."
-        raise RasterError(message) from error
+        left = "What was there is as it was" if path.exists() else "Nothing was left there"
+        raise RasterError(f"{path} cannot be written: {error.strerror or error}. {left}.") from error
     finally:
         partial.unlink(missing_ok=True)
 

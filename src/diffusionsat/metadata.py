@@ -134,7 +134,7 @@ def _number(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise MetadataError(
-            f"{name} is {value!r}, no number. Give {_HINTS[name]}, or None if unknown."
+            f"{name} is {value!r}, no number. Give {_HINTS[name]}, or leave it out (None) if unknown."
         ) from None
     possible = {
         "lon": -180 <= number <= 180,
@@ -143,7 +143,7 @@ def _number(name: str, value: Any) -> float:
         "cloud_cover": 0 <= number <= 100,
     }
     if not possible[name]:
-        raise MetadataError(f"{name} is {number:g}. Give {_HINTS[name]}, or None if unknown.")
+        raise MetadataError(f"{name} is {number:g}. Give {_HINTS[name]}, or leave it out (None) if unknown.")
     return number
 
 
@@ -155,7 +155,9 @@ def _date(value: Any) -> str:
     text = "" if isinstance(value, bool) or not isinstance(value, (str, int)) else str(value)
     match = _DATE.fullmatch(text)
     if match is None:
-        raise MetadataError(f"date is {value!r}. Give YYYY-MM-DD, YYYY-MM or YYYY, or None if unknown.")
+        raise MetadataError(
+            f"date is {value!r}. Give YYYY-MM-DD, YYYY-MM or YYYY, or leave it out (None) if unknown."
+        )
     year, month, day = (int(part or 1) for part in match.groups())
     try:
         datetime.date(year, month, day)

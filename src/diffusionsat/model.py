@@ -1,5 +1,9 @@
-"""`DiffusionSat`: the networks of a checkpoint, ready for every job."""
+"""`DiffusionSat`: the networks of a checkpoint, ready for every job.
 
+It is long because every job has a method here, with its options and errors told.
+"""
+
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +28,8 @@ from diffusionsat.models.networks import Control, Frames, Residuals
 if TYPE_CHECKING:
     from diffusionsat.tasks.features import Features
     from diffusionsat.tasks.scene import Scene
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -118,7 +124,10 @@ class DiffusionSat:
         steering = {name: find(folder) for name, folder in (controlnets or {}).items()}
         path = find(path_or_name)
         address = Address(str(path.resolve()), tuple((n, str(f.resolve())) for n, f in steering.items()))
-        return cls(open_checkpoint(path, steering), device=where, precision=precision, address=address)
+        opened = open_checkpoint(path, steering)
+        if "-NC" in opened.config.licence:
+            log.warning("%s is not for commercial use: %s", path_or_name, opened.config.licence)
+        return cls(opened, device=where, precision=precision, address=address)
 
     def __reduce__(self) -> Any:
         """Pickled as its address; another process opens it once."""
@@ -242,7 +251,7 @@ class DiffusionSat:
 
     @torch.inference_mode()
     def encode(self, pixels: np.ndarray) -> Tensor:
-        """Latents, float32 (B, C, h, w), of pixels, uint8 (B, H, W, 3)."""
+        """Latents, float32 (B, C, h, w), of pixels from 0 to 255, uint8 or float32 (B, H, W, 3)."""
         image = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return self.networks.encode(image)
 

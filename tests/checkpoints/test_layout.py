@@ -37,6 +37,8 @@ def test_a_truncated_file(broken, length):
     path = broken / "denoiser.safetensors"
     path.write_bytes(path.read_bytes()[:length])
     refused(broken, "denoiser.safetensors is damaged")
+    with pytest.raises(CheckpointError, match=r"denoiser\.safetensors is damaged"):  # as `info` sees it
+        read_config(broken)
 
 
 def changed(folder, change):

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import rasterio
@@ -172,6 +173,35 @@ def test_a_disk_that_takes_no_more(tiny, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_leaves_a_picture_with_its_place(tiny, tmp_path):
+    words = [sys.executable, "-m", "diffusionsat.cli.main", "generate", "--lnglat", "7,46", "--model", tiny]
+    words += ["-o", tmp_path / "x.png", "--overwrite"]
+    subprocess.run(words, check=True, capture_output=True)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {"x.png", "x.pgw"}
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))
+    done = subprocess.run([*words, "--seed", "1"], capture_output=True, preexec_fn=limit, check=False)
+    assert done.returncode == 1
+    assert b"What was there is as it was" in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_image_without_a_place_says_so(capsys, tiny, tmp_path):
+    code, out, err = generate(capsys, "x", "--model", tiny, "-v", "-o", tmp_path / "nowhere.png")
+    assert (code, out[0]["crs"]) == (0, None)
+    assert "the image has no georeference" in err
+    code, out, err = generate(
+        capsys, "x", "--lnglat", "7,46", "--model", tiny, "-v", "-o", tmp_path / "x.png"
+    )
+    assert out[0]["crs"] == "EPSG:32632"
+    assert "georeference" not in err
+
+
+def test_a_form_of_many_images_is_refused_for_one(capsys, tiny, tmp_path):
+    code, _, err = generate(capsys, "x", "--model", tiny, "--as", "parquet", "-o", tmp_path / "x.tif")
+    assert (code, "--as parquet is for --features" in err) == (2, True)
+
+
 def test_an_empty_prompt_is_allowed_and_a_long_one_cut(capsys, tiny, tmp_path):
     assert generate(capsys, "", "--model", tiny, "-o", tmp_path / "empty.png")[0] == 0
     code, _, err = generate(capsys, "word " * 10_000, "--model", tiny, "-o", tmp_path / "long.png")
@@ -322,7 +352,7 @@ def test_interrupted(monkeypatch, capsys, tiny, tmp_path):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffusionsat.model.DiffusionSat.decode", interrupt)
+    monkeypatch.setattr("diffusionsat.model.DiffusionSat.conditioned", interrupt)
     assert run(["generate", "--model", str(tiny), "-o", str(tmp_path / "x.tif")]) == 130
     assert not list(tmp_path.iterdir())
 

@@ -71,6 +71,14 @@ def test_upscale(command):
     assert about["task"] == "upscale"
 
 
+def test_the_prompt_is_not_pushed_where_images_steer(command):
+    asked = ("--metadata-guidance", "3", "-o", "a.tif")
+    _, (line,), _ = command("upscale", "2018.tif", "--factor", "2", *asked)
+    assert (line["guidance"]["text"], line["guidance"]["metadata"]) == (1, 3)
+    _, (line,), _ = command("edit", "2018.tif", "forest", *asked, "--overwrite")
+    assert (line["guidance"]["text"], line["guidance"]["metadata"]) == (2, 3)
+
+
 def command_info(path):
     import contextlib
     import io

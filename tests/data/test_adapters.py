@@ -550,6 +550,15 @@ def test_days_that_are_not_the_images_own_become_months(tables, name):
     assert dates == ["2021-04"]
 
 
+def test_both_sides_of_a_disaster_have_their_own_words(tables):
+    folder = tables.rename(tables.parent / "harvey_pairs")
+    pair = read("parquet", folder)[0]["s"]
+    assert pair.licence == "CC BY-NC 4.0"
+    before, after = (pair.caption(frame) for frame in pair.frames)
+    assert before.endswith("Texas before Hurricane Harvey")
+    assert after.endswith("Texas after Hurricane Harvey, flooded or damaged")
+
+
 def remove(*patterns):
     def damage(src):
         for path in itertools.chain.from_iterable(src.glob(pattern) for pattern in patterns):

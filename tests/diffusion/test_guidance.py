@@ -57,7 +57,11 @@ def test_rescale_brings_back_the_spread():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"text": -1}, {"metadata": 101}, {"interval": (2, 1)}, {"rescale": 1.5}, {"text": float("nan")}]
+    "bad",
+    [
+        *({"text": -1}, {"metadata": 101}, {"interval": (2, 1)}, {"rescale": 1.5}, {"text": float("nan")}),
+        *({"text": "2"}, {"text": None}, {"interval": 3}, {"interval": (0, float("inf"))}, {"rescale": None}),
+    ],
 )
 def test_impossible_guidance_is_refused(bad):
     with pytest.raises(ConfigError, match="guidance"):

@@ -133,3 +133,18 @@ def test_euler_is_the_flow_matching_solver_of_diffusers():
     sigmas = times / (1 - times)
     ours = SOLVERS["euler"](MIXTURE, start.double() * (1 + float(sigmas[0])), sigmas)
     torch.testing.assert_close(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3)
+
+
+def test_heun_is_that_of_diffusers():
+    scheduler = schedulers().HeunDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(12)
+    torch.manual_seed(0)
+    start = torch.randn(2, 2, 1, 1).double() * float(scheduler.sigmas[0])
+    theirs = start
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas.tolist(), strict=False):
+        noise = (theirs - MIXTURE(theirs, sigma)) / sigma
+        theirs = scheduler.step(noise, t, theirs).prev_sample
+    sigmas = [float(scheduler.sigmas[0]), *scheduler.sigmas[1::2].tolist()]  # levels within stand there twice
+    torch.testing.assert_close(SOLVERS["heun"](MIXTURE, start, sigmas), theirs, rtol=1e-4, atol=1e-4)

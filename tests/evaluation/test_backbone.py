@@ -1,13 +1,17 @@
 """Linear probes on features: what features say is read, few labels read less, and a stopped run goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from colours import LABELS, colour_features
 
-from diffusionsat.errors import DatasetError
-from diffusionsat.evaluation import backbone
+from diffusionsat.errors import ConfigError, DatasetError
+from diffusionsat.evaluation import backbone, report, run
 from diffusionsat.evaluation.backbone import Plan, measure, of_model
+from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.run import evaluate
 
 pytest.importorskip("matplotlib", reason="the extra [eval] is not installed")
 
@@ -19,8 +23,8 @@ def telling(pixels, numbers):
 def test_features_that_tell_are_read_and_others_by_chance(data, tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "SHARES", (0.2, 1.0))
     done = []
-    plan = Plan(data=data, n=60, sources=("eurosat_rgb",))
-    section = measure([telling], plan, tmp_path, lambda *told: done.append(told))
+    plan = Plan(sources=(data / "eurosat_rgb",), n=60)
+    section = measure({"ab": telling}, plan, tmp_path, lambda *told: done.append(told))
     lines = {(x["features"], x["share"]): x for x in section.tables["linear probes"]}
     assert lines["colours", "100%"]["read"]["value"] > 0.9
     assert lines["nothing", "100%"]["read"]["value"] < 0.4
@@ -30,12 +34,14 @@ def test_features_that_tell_are_read_and_others_by_chance(data, tmp_path, monkey
     assert 0 < held_out < 20
     assert few == round(0.2 * all_of_them)
     assert len(LABELS) == 5
-    again = measure([lambda *_: 1 / 0], plan, tmp_path)  # nothing is left to be done
+    again = measure({"ab": lambda *_: 1 / 0}, plan, tmp_path)  # nothing is left to be done
     assert again.tables == section.tables
     with pytest.raises(DatasetError, match="of another model or of other requests"):
-        measure([telling], Plan(data=data, n=50, sources=("eurosat_rgb",)), tmp_path)
+        measure({"ab": telling}, Plan(sources=(data / "eurosat_rgb",), n=50), tmp_path)
+    with pytest.raises(DatasetError, match="of another model or of other requests"):
+        measure({"cd": telling}, plan, tmp_path)  # other weights under the same names
     with pytest.raises(DatasetError, match="without a label"):
-        measure([telling], Plan(data=data, n=60, sources=("uc_merced",)), tmp_path)
+        measure({"ab": telling}, Plan(sources=(data / "uc_merced",), n=60), tmp_path)
 
 
 def test_features_of_a_model_are_those_of_its_blocks(sat):
@@ -46,3 +52,22 @@ def test_features_of_a_model_are_those_of_its_blocks(sat):
     assert all(x.shape[0] == 3 and x.ndim == 2 for x in found.values())
     for name, x in look(pixels[1:2], range(1, 2)).items():  # an image's number decides its noise
         torch.testing.assert_close(x[0], found[name][1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_is_probed_by_evaluate(data, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(backbone, "SIGMAS", (1.0,))
+    monkeypatch.setattr(run, "NETWORKS", {})
+    request = EvaluateRequest(
+        task="features", data=(str(data / "eurosat_rgb"),), model=str(tiny), n=60, size=32, device="cpu"
+    )
+    told = evaluate(request, tmp_path / "report")
+    assert report.read(tmp_path / "report")["tables"] == told["tables"]
+    lines = told["tables"]["linear probes"]
+    assert {x["labels"] for x in lines} == {"eurosat_rgb"}
+    assert {x["sigma"] for x in lines} >= {"1"}
+    assert (tmp_path / "report/probes.png").exists()
+    assert not (tmp_path / "report/parts").exists()
+    other = evaluate(replace(request, seed=1), tmp_path / "other")
+    assert other["protocol"]["hash"] != told["protocol"]["hash"]
+    with pytest.raises(ConfigError, match="there are no cases"):
+        run.cases(request)

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 
 from diffusionsat import ConfigError
 from diffusionsat.errors import CheckpointError, DatasetError
-from diffusionsat.evaluation import contest, geography, paired, run
+from diffusionsat.evaluation import contest, geography, paired, run, working
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import TASKS, evaluate
+from diffusionsat.evaluation.trials import WHOLE
 from diffusionsat.execution import executor
 from diffusionsat.metrics import pairs
 
@@ -186,6 +188,32 @@ def test_frames_are_of_other_dates_the_nearest_first(asking):
         assert all(metadata.lon == case.metadata.lon for _, metadata in asked.frames(row))
 
 
+def test_more_dates_are_compared_with_one_where_there_are_both():
+    images = [(0, 0), (0, 1), (0, 2)]
+    places, asked = np.repeat(["a", "b", "c"], 2), SimpleNamespace(picked=np.repeat(images, 2, 0))
+    columns = {
+        "model/changed/psnr": np.array([10, 12, 20, 23, np.nan, np.nan])
+    }  # nothing changed in the last
+    asked.counts = np.array([1, 4] * 3)
+    (found,) = contest._more_frames(columns, asked, places, 0, ("changed",), [])
+    assert (found["frames"], found["n"]) == ("4 against 1", 2)
+    assert found["psnr_gain"]["value"] == 2.5
+    asked.counts = np.array([2, 4] * 3)
+    assert contest._more_frames(columns, asked, places, 0, ("changed",), []) == []
+
+
+def test_images_without_other_dates_stand_beside_those_with_them(asking, data, tmp_path):
+    rows = parquet.read_table(data / "test.parquet").to_pylist()[:9]  # more than are scored together
+    rows = [row | {"key": str(i), "lon": 100.0 + i, "date": DATES[0]} for i, row in enumerate(rows)]
+    (tmp_path / "single").mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "single/test.parquet")
+    request = replace(asking, task="inpaint", data=(str(tmp_path / "single"), *asking.data))
+    told = judge(request, lambda trial: trial.truth, tmp_path)
+    copy = line(told, "pairs", set="copy of the nearest date", references="with")
+    assert copy["n"] == PLACES * len(DATES)
+    assert line(told, "pairs", set="model", references="without")["n"] == PLACES * len(DATES) + 9
+
+
 @pytest.mark.parametrize("task", ["inpaint", "declouds"])
 def test_holes_are_judged_inside_alone(asking, tmp_path, task):
     def filled(trial):  # right in the hole, and wrong everywhere else
@@ -224,6 +252,9 @@ def test_a_model_is_measured(asking, steered_folder, tmp_path, task):
     skill = [x["value"] if isinstance(x := row["spread_skill"], dict) else x for row in found]
     assert all(0 < x < 10 for x in skill)
     assert all(sum(row[f"rank {i}"] for i in range(5)) == pytest.approx(1) for row in found)
+    figures = {x["figure"]: x["answer"] for x in told["tables"]["self-check"] if x["part"] == WHOLE}
+    for figure in ("crps", "spread_skill", "interval_coverage", "rank_unevenness"):
+        assert figures[figure] == "right"
     mean, one = (
         parquet.read_table(tmp_path / "report/scores.parquet")[f"{kind}/{part}/mse"].to_numpy()
         for kind in ("model", "one_sample")
@@ -231,6 +262,17 @@ def test_a_model_is_measured(asking, steered_folder, tmp_path, task):
     assert np.mean(mean) < np.mean(one)
     if task == "upscale":
         assert line(told, "pairs", set="model")["noise_residual"]["value"] < 1.5
+
+
+def test_ergas_takes_the_factor_where_something_is_made_finer(asking):
+    request = replace(asking, task="upscale", factor=4)
+    image, truth = np.full((SIDE, SIDE, 3), 120, np.uint8), np.full((SIDE, SIDE, 3), 100, np.uint8)
+    for task, expected in (("upscale", 5.0), ("predict", 20.0)):  # 100 / ratio * 20 / 100
+        trial = SimpleNamespace(
+            truth=truth, parts={"changed": np.ones((SIDE, SIDE), bool)}, shown=truth[::4, ::4]
+        )
+        found = TASKS[task].compare(request, [image], [trial], [])
+        assert found[WHOLE, "ergas"] == pytest.approx(expected)
 
 
 def test_two_processes_say_the_same(asking, steered_folder, tmp_path):
@@ -243,6 +285,23 @@ def test_two_processes_say_the_same(asking, steered_folder, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
+def test_images_are_kept_for_what_was_given_alone(asking, monkeypatch):
+    config = SimpleNamespace(name="a", version="1", licence="none")
+    sat = SimpleNamespace(
+        config=config, checkpoint="ab", precision="fp32", device=SimpleNamespace(type="cpu")
+    )
+    monkeypatch.setattr(working, "model_of", lambda request: sat)
+    work = SimpleNamespace(complete=lambda folder, identity, count, compute: identity)
+    asked = run.cases(replace(asking, task="upscale"))
+
+    def identity(**change):
+        request = replace(asking, task="upscale", **change)
+        return working.Work.images(work, request, TASKS["upscale"], "settings", asked, (), 8)[0]
+
+    assert identity() == identity()
+    assert identity() != identity(given="sentinel")
+
+
 def test_what_cannot_be(asking, steered_folder, tmp_path):
     model = replace(asking, images=None, model=str(steered_folder), device="cpu")
     for change, said in (
@@ -251,6 +310,10 @@ def test_what_cannot_be(asking, steered_folder, tmp_path):
         ({"task": "upscale", "samples": 0}, "samples is 0"),
         ({"task": "predict", "control": "none"}, "control is 'none'"),
         ({"task": "predict", "n": 40}, "40 images are wanted"),
+        ({"task": "predict", "dates": (0, 1)}, r"dates is \[0, 1\]"),
+        ({"task": "upscale", "references": -1}, "references is -1"),
+        ({"task": "predict", "factor": 2}, "predict does not know factor"),
+        ({"task": "inpaint", "clip": tmp_path}, "inpaint does not know clip"),
     ):
         with pytest.raises(ConfigError, match=said):
             evaluate(replace(model, **change), tmp_path / "report")

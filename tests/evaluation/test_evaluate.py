@@ -15,6 +15,7 @@ from diffusionsat.evaluation import quality, report, run
 from diffusionsat.evaluation.cases import every
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import cases, evaluate
+from diffusionsat.evaluation.units import on_threads
 from diffusionsat.execution import executor
 from diffusionsat.metrics.probes import great_circle_km
 
@@ -242,6 +243,15 @@ def test_images_that_answer_no_case(wanted, tmp_path):
             evaluate(asking, tmp_path / f"report-{size}")
 
 
+@pytest.mark.parametrize("n", [N, None])
+def test_every_case_wants_its_answer(wanted, tmp_path, n):
+    request, asked = wanted
+    for i, pixels in enumerate(honest(asked[:-1])):
+        Image.fromarray(pixels).save(tmp_path / f"{i:06d}.png")
+    with pytest.raises(DatasetError, match=f"holds {N - 1} images; {N} are asked for"):
+        evaluate(replace(request, model=None, n=n, images=tmp_path), tmp_path / "report")
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, network, tiny):
     """A request of the tiny model over 70 cases, more than one batch."""
@@ -284,7 +294,7 @@ def test_a_stopped_run_goes_on_and_processes_change_no_number(large, tmp_path):
     assert content(tmp_path / "whole") == content(tmp_path / "stopped")
     with pytest.raises(RasterError, match="holds a report"):
         evaluate(large, tmp_path / "whole")
-    with executor(2) as execute:
+    with executor(2) as execute, on_threads(2):
         evaluate(large, tmp_path / "whole", execute=execute, overwrite=True)
     assert content(tmp_path / "whole") == content(tmp_path / "stopped")
 
@@ -311,6 +321,9 @@ def test_what_cannot_be(large, tmp_path):
         ({"n": 1}, "n is 1"),
         ({"steps": 0}, "steps is 0"),
         ({"size": 65}, "width is 65"),
+        ({"samples": 4, "control": "temporal"}, "generate does not know control, samples"),
+        ({"task": "features", "steps": 3}, "features does not know steps"),
+        ({"task": "features", "model": None, "images": tmp_path}, "Give --model"),
     ):
         with pytest.raises(ConfigError, match=said):
             evaluate(replace(large, **change), tmp_path / "report")
@@ -338,7 +351,12 @@ def test_reports_side_by_side(wanted, good, tmp_path):
     assert (found["better"], found["a"] < found["b"]) == ("lower", True)
     assert f"**{found['a']:.4g}**" in report.side_by_side(lines, ["a", "b"])
     assert f"**{found['b']:.4g}**" not in report.side_by_side([found], ["a", "b"])
-    reports["b"]["protocol"] |= {"hash": "0", "seed": 5}
+    reports["b"]["protocol"] |= {
+        "hash": "0",
+        "sampling": {"steps": 5},
+    }  # of a, nobody knows how it was sampled
+    assert report.compare(reports) == lines
+    reports["b"]["protocol"] |= {"seed": 5}
     with pytest.raises(ConfigError, match=r"protocols differ.*seed: 0 \| 5"):
         report.compare(reports)
     assert report.compare(reports, anyway=True)

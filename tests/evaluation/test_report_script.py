@@ -25,14 +25,16 @@ def test_a_part_is_measured_once_and_stands_on_the_page(data, steered_folder, tm
     words = ["--data", data, "--model", steered_folder, "--n", 3, "--size", 32, "--device", "cpu"]
     words += ["--docs", tmp_path / "docs", "-o", tmp_path / "out", "--only"]
     monkeypatch.setattr(telling, "SWEEPS", {"gsd": (1, 10, 100)})
-    call(monkeypatch, *words, "generate", "upscale", "audit")
+    call(monkeypatch, *words, "generate", "upscale", "edit", "audit")
     said = capsys.readouterr().out
     assert "over bicubic" in said
     assert "**Audit**" in said
-    assert "told nothing" in said
+    assert "with nothing told" in said
     assert "class is read" not in said  # of three images
     page = (tmp_path / "docs/reference/measured.md").read_text()
     found = json.loads((tmp_path / "out/upscale/report.json").read_text())
+    assert "Not measured for these weights: sampling, predict, inpaint, declouds, probes."
+    assert "**Edited images**: their layout correlates" in said in page
     assert f"Protocol `{found['protocol']['hash'][:16]}`" in page
     assert "![upscale, sheet](../images/measured-upscale-sheet.png)" in page
     assert (tmp_path / "docs/images/measured-upscale-sheet.png").stat().st_size < 300_000

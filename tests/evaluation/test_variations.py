@@ -214,19 +214,23 @@ def test_a_model_is_varied_the_same_by_two_processes(request_of, tmp_path, monke
     one = run.evaluate(request_of, tmp_path / "one", on_unit=lambda name, *_: made.add(name))
     steps = {(x["schedule"], x["solver"], x["steps"]): x for x in one["tables"]["steps"]}
     assert len(steps) == 2 * len(solving.SOLVERS) * 2
-    assert steps["the model's", "heun", 2]["evaluations"] == 3
-    assert steps["the model's", "heun", 2]["excess"] == 0
-    assert steps["the model's", "euler", 1]["moved"] > 0
+    assert steps["the model's", "heun", "2"]["evaluations"] == 3
+    assert steps["the model's", "heun", "2"]["excess"] == 0
+    assert {x["excess over"] for x in steps.values()} == {"2 steps"}
+    assert steps["the model's", "euler", "1"]["moved"] > 0
     assert (
-        steps["karras", "euler", 2]["frechet_distance"]
-        != steps["the model's", "euler", 2]["frechet_distance"]
+        steps["karras", "euler", "2"]["frechet_distance"]
+        != steps["the model's", "euler", "2"]["frechet_distance"]
     )
     assert len(one["tables"]["guidance"]) == 6
-    unguided = [x for x in one["tables"]["guidance"] if x["strength"] == 1]
+    unguided = [x for x in one["tables"]["guidance"] if x["strength"] == "1"]
     assert len({x["frechet_distance"] for x in unguided}) == 1
     # No guidance of three kinds is made once, and what is judged is not made again.
     names = [name for name in made if name.startswith("sampling") and not name.endswith("seen")]
     assert len(names) <= 16 + 6 - 2 - 1
+    for lines in one["tables"].values():  # each is about something of its own, or `compare` would mix them up
+        about = [tuple(v for v in line.values() if isinstance(v, str)) for line in lines]
+        assert len(set(about)) == len(about)
     told = {x["told"]: x for x in one["tables"]["metadata that lack or lie"]}
     assert told["nothing"]["moved"] > 0 == told["what is true"]["moved"]
     assert {"sampling.png", "report.json"} <= {p.name for p in (tmp_path / "one").iterdir()}

@@ -90,6 +90,13 @@ def test_one_bad_feature_harms_no_other():
     assert features[6].place is None
 
 
+def test_what_is_wrong_is_named():
+    (kind,) = read_features(json.dumps(feature([1, 2], kind="Nonsense")))
+    assert "its type is 'Nonsense'" in kind.error
+    (word,) = read_features(json.dumps(feature(["a", 5])))
+    assert "'a' stands where coordinates belong" in word.error
+
+
 def test_only_the_agreed_properties_are_taken():
     properties = {"prompt": "x", "seed": 3, "gsd": None, "population": 5}
     (one,) = read_features(json.dumps({**feature([1, 2], **properties), "id": 17}))

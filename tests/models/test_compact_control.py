@@ -344,6 +344,19 @@ def folder(tiny, tmp_path_factory):
     return folder
 
 
+def test_a_licence_of_its_own_is_told(folder, tmp_path, caplog):
+    folder = shutil.copytree(folder, tmp_path / "bound")
+    network = DiffusionSat.from_pretrained(folder).control("fresh").network
+    assert "commercial" not in caplog.text
+    about = (network.sizes, network.state_dict(), "fp32")
+    add_control(folder, "fresh", *about, "Apache-2.0")
+    assert read_config(folder).licence == "Apache-2.0"
+    for _ in range(2):  # trained further, it is told once
+        add_control(folder, "fresh", *about, "CC BY-NC 4.0")
+    assert DiffusionSat.from_pretrained(folder).config.licence == "Apache-2.0; ControlNet fresh: CC BY-NC 4.0"
+    assert "bound is not for commercial use: Apache-2.0; ControlNet fresh: CC BY-NC 4.0" in caplog.text
+
+
 def estimate(sat, guidance=1.0, **steering):
     steering = Steering(size=(32, 32), **{"frames": seen(), **steering}) if steering else None
     guidance = guidance if isinstance(guidance, Guidance) else Guidance(text=guidance)

@@ -1,8 +1,9 @@
+import datetime
 import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusionsat import Metadata
@@ -102,6 +103,28 @@ def test_unknown_is_a_vector_of_its_own(field):
     after = [embed(time, text, mask, n).detach() for n in (known, unknown)]
     torch.testing.assert_close(after[0], before[0])  # a known value never meets the null
     torch.testing.assert_close(after[1], before[1] + 1)
+
+
+@given(
+    lon=st.floats(-180, 180),
+    lat=st.floats(-90, 90),
+    gsd=st.floats(0.001, 1e6),
+    cloud_cover=st.floats(0, 100),
+    date=st.dates(datetime.date(1900, 1, 1), datetime.date(2100, 1, 1)),
+)
+@settings(max_examples=50, deadline=None)
+def test_no_value_is_that_of_unknown(lon, lat, gsd, cloud_cover, date):
+    torch.manual_seed(0)
+    embed = Conditioning(32, 8, Bandwidth(), "extended")
+    text, mask, time = torch.zeros(1, 1, 8), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1)
+    whole = Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud_cover, date=date.isoformat())
+    known = embed(time, text, mask, numbers(whole)).detach()
+    for fields in (("lon", "lat"), ("gsd",), ("cloud_cover",), ("date",)):
+        unknown = embed(time, text, mask, numbers(whole.replace(**dict.fromkeys(fields)))).detach()
+        assert (known - unknown).abs().max() > 1e-3
+    for null in embed.nulls.values():
+        null.data += 1
+    assert torch.equal(embed(time, text, mask, numbers(whole)).detach(), known)
 
 
 def test_the_published_encoding_in_a_compact_denoiser():

@@ -96,11 +96,11 @@ def test_job_goes_its_way(client):
 
 def test_progress_is_told_as_it_comes(client, monkeypatch):
     monkeypatch.setattr("diffusionsat.service.worker._PREVIEW_S", 0)
-    job = client.submit("generate", {**SLOW, "metadata": BERN, "size": [128, 128], "steps": 12})
+    job = client.submit("generate", {**SLOW, "metadata": BERN, "size": [128, 128], "steps": 40})
     told = events(client, job)
     progress = [data["progress"] for name, data in told if name == "status"]
     assert progress == sorted(progress)
-    assert len(progress) > 10
+    assert len(progress) > 5  # a step that passes before the listener is there, or while it reads, is not told
     assert told[-1][1]["status"] == "successful"
     previews = [data for name, data in told if name == "preview"]
     assert previews

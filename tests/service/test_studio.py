@@ -258,7 +258,7 @@ class TestMake:
                 box.click()
         page.click("#make .main")
         assert page.finished()["inputs"]["metadata"] == {}
-        assert page.find("#loose").is_displayed()
+        page.wait(page.find("#loose").is_displayed)
 
     def test_everything_has_a_name_for_screen_readers(self, page):
         page.open("")
@@ -368,7 +368,7 @@ class TestChange:
         path = tmp_path / "plain.png"
         path.write_bytes(fake_api.png(fake_api.quarters(40, 30)))
         self.upload(page, path)
-        assert page.find("#loose").is_displayed()
+        page.wait(page.find("#loose").is_displayed)
         page.click("[name=task][value=inpaint]")
         page.type("#hole", "10, 5\n20, 5\n20, 15\n10, 15")
         page.click("#run")

@@ -90,6 +90,11 @@ def test_steps_are_told_and_can_be_stopped(sat):
         ({"seed": -1}, "seed is -1"),
         ({"guidance": -2.0}, "guidance of the text is -2"),
         ({"prompt": 3}, "prompt is 3. Give text"),
+        ({"size": 64}, "size is 64. Give .width, height."),
+        ({"size": (64,)}, "size is .64,.. Give"),
+        ({"solver": ["euler"]}, "solver is .'euler'."),
+        ({"guidance": "2"}, "guidance of the text is '2'"),
+        ({"metadata": {"lon": 1}}, "Give a Metadata"),
     ],
 )
 def test_impossible_options_are_refused(sat, options, says):
@@ -104,6 +109,13 @@ def test_a_long_prompt_is_cut_with_a_warning(sat, caplog):
     np.testing.assert_array_equal(cut.pixels, sat.generate("word " * 14).pixels)
     with pytest.raises(ConfigError, match="--strict refuses"):
         sat.generate(long, strict=True)
+
+
+def test_a_negative_prompt_wants_guidance(sat, caplog):
+    sat.generate("", BERN, negative="sea", guidance=1.5)
+    assert "negative" not in caplog.text
+    sat.generate("", BERN, negative="sea", guidance=1)
+    assert "the negative prompt does nothing" in caplog.text
 
 
 def test_the_first_lost_word_is_named(sat):

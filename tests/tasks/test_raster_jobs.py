@@ -303,6 +303,9 @@ def test_an_edit_starts_from_the_image(steered):
     assert np.array_equal(scene.raster.values[:, 20:], frame.raster.values[:, 20:])
     with pytest.raises(ConfigError, match="strength is 0"):
         steered.edit(frame, "forest", strength=0)
+    for feather in (-1, 65, 2.5):
+        with pytest.raises(ConfigError, match=r"feather is .* Give pixels, 0 to 64"):
+            steered.edit(frame, "forest", mask=mask, feather=feather, steps=4)
 
 
 def test_inverted_noise_gives_the_image_back(steered):

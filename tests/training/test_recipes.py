@@ -56,10 +56,10 @@ def small(name, output, tiny, released):
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_shipped_recipe_makes_a_step(name, tiny, tmp_path, request):
+def test_a_shipped_recipe_makes_a_step(name, steered_folder, tmp_path, request):
     published = name.startswith("published/")
     released = request.getfixturevalue("released") if published else None
-    recipe = small(name, tmp_path / "run", tiny, released)
+    recipe = small(name, tmp_path / "run", steered_folder, released)
     said = try_out(recipe)
     assert said["images_per_s"] > 0
     assert 0 < said["trained_parameters"] <= said["parameters"]

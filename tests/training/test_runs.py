@@ -155,6 +155,18 @@ def test_the_scale_of_fp16s_gradients_goes_on_too(tiny, tmp_path, monkeypatch):
     assert json.loads(lines[-1])["gradient_norm"] > 0
 
 
+def test_lora_moves_attention_by_matrices_of_its_rank(whole, tmp_path):
+    pytest.importorskip("peft", reason="peft (extra [train]) is not installed")
+    start = f"model.start={whole / 'model'}"
+    runs.run(recipe(whole / "model", tmp_path, start, "model.lora_rank=2"))
+    before, after = weights(whole), weights(tmp_path)
+    assert before.keys() == after.keys()
+    moved = {name: after[name] - before[name] for name in before if not after[name].equal(before[name])}
+    assert moved
+    assert all(".attention." in name for name in moved)
+    assert {int(torch.linalg.matrix_rank(by, rtol=1e-3)) for by in moved.values()} == {2}
+
+
 def test_changed_settings_are_named(tiny, tmp_path, caplog):
     runs.run(recipe(tiny, tmp_path / "run", "run.images=8"))
     assert "differs" not in caplog.text
@@ -251,20 +263,26 @@ def test_a_full_disk_among_latents_log_and_checkpoint(tiny, tmp_path, limit, mon
     assert runs.run(recipe(tiny, output, *logged)) == output / "model"
 
 
+def own_images(folder, lon, grey=0):
+    """The settings that train on twenty equal images of one place, which are written to a folder."""
+    png = io.BytesIO()
+    Image.new("RGB", (32, 32), (grey,) * 3).save(png, "png")
+    frame = Frame(content=png.getvalue(), format="png", name="i", metadata=Metadata(lon=lon, lat=40.5, gsd=1))
+    records = [
+        Record(key=str(i), source="mine", frames=(frame,), licence="", place=str(i)) for i in range(20)
+    ]
+    (folder / "train.parquet").unlink(missing_ok=True)
+    write_shard(folder / "train.parquet", records, None, "")
+    return ("data.procedural=false", f"data.sources=[{{name='mine',path='{folder}'}}]")
+
+
 @pytest.mark.parametrize(
     ("kept", "says"), [(True, "they are trained on all the same"), (False, "no place is kept")]
 )
 def test_images_of_one_place_are_trained_on(tiny, tmp_path, caplog, kept, says):
     """Someone's own images may all lie in one cell of the Earth, whether it is held out or not."""
     lon = next(lon for lon in range(180) if sources.held_out("mine", "", lon, 40.5) == kept)
-    png = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(png, "png")
-    frame = Frame(content=png.getvalue(), format="png", name="i", metadata=Metadata(lon=lon, lat=40.5, gsd=1))
-    records = [
-        Record(key=str(i), source="mine", frames=(frame,), licence="", place=str(i)) for i in range(20)
-    ]
-    write_shard(tmp_path / "train.parquet", records, None, "")
-    mine = ("data.procedural=false", f"data.sources=[{{name='mine',path='{tmp_path}'}}]")
+    mine = own_images(tmp_path, lon)
     assert runs.run(recipe(tiny, tmp_path / "run", *mine, "run.images=16", "run.validate_every=8"))
     assert says in caplog.text
 
@@ -312,9 +330,22 @@ def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     with pytest.raises(ConfigError, match="latents of other data"):
         runs.run(recipe(tiny, tmp_path / "c", *cached, shared, "run.seed=1"))
+    runs.run(recipe(tiny, tmp_path / "c", *cached, shared, "data.cache=400"))
+    assert files[0].stat().st_mtime_ns == before
+    assert [len(load_file(f)["latents"]) for f in files] == [256, 144]
     runs.run(recipe(tiny, tmp_path / "d", *cached, "data.sizes={32=1,64=1}"))
     files = sorted((tmp_path / "d/cache/64").iterdir())
     assert sum(len(load_file(f)["latents"]) for f in files) == 75  # in the room of 300 of half the side
+
+
+def test_cached_latents_of_data_that_changed_are_refused(tiny, tmp_path):
+    run = ("data.cache=16", "data.unplaced=0.5", "run.images=8")
+    runs.run(recipe(tiny, tmp_path, *own_images(tmp_path, 3), *run))
+    runs.run(recipe(tiny, tmp_path, *own_images(tmp_path, 3), *run, "run.images=16"))
+    shared = (f"run.output={tmp_path / 'other'}", f"data.cache_folder={tmp_path / 'cache'}")
+    for changed in ({"lon": 3, "grey": 200}, {"lon": 4}):
+        with pytest.raises(ConfigError, match="latents of other data"):
+            runs.run(recipe(tiny, tmp_path, *own_images(tmp_path, **changed), *run, *shared))
 
 
 def test_numbers_in_words_are_given_as_words_alone(tiny, tmp_path, monkeypatch):

@@ -11,9 +11,10 @@ from diffusionsat.checkpoints.layout import Config, content_hash, control_file, 
 from diffusionsat.checkpoints.opening import Opened
 from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
 from diffusionsat.diffusion.denoisers import PREDICTIONS
+from diffusionsat.diffusion.guidance import Guidance
 from diffusionsat.diffusion.schedules import Flow
 from diffusionsat.diffusion.solvers import SOLVERS
-from diffusionsat.errors import CheckpointError
+from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.models.compact.autoencoder import CompactAutoencoder
 from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.designs import DESIGNS
@@ -87,7 +88,7 @@ def _build(kind: Callable[..., Any], sizes: dict[str, Any], folder: Path) -> Any
         return kind(**sizes)
     except Exception as error:  # sizes come from a file and can be wrong in any way
         raise CheckpointError(
-            f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {error}."
+            f"{folder / 'config.json'}: {kind.__name__} cannot have these sizes: {str(error).rstrip('.')}."
         ) from None
 
 
@@ -105,12 +106,24 @@ def _check_fit(file: Path, config: Config, networks: CompactNetworks) -> None:
         "defaults.solver": defaults.solver not in SOLVERS,
         "defaults.steps": defaults.steps < 1,
         "defaults.guidance": not 0 <= defaults.guidance <= 100,
+        "defaults.interval": not _guides(interval=defaults.interval),
+        "defaults.rescale": not _guides(rescale=defaults.rescale),
         "defaults.gsd": not 1e-3 <= defaults.gsd <= 1e6,
         "defaults.shift": not 0 < defaults.shift < 1e6,
+        "defaults.layout": defaults.layout != 0 and not networks.multiple <= defaults.layout <= 4096,
+        "defaults.redraw": not 0 < defaults.redraw <= 1,
     }
     for key, wrong in problems.items():
         if wrong:
             raise CheckpointError(f"{file}: {key} does not fit the other parts of the checkpoint.")
+
+
+def _guides(**options: Any) -> bool:
+    try:
+        Guidance(**options)
+    except ConfigError:
+        return False
+    return True
 
 
 def _prompter(folder: Path, encoder: TextEncoder, max_tokens: int) -> Prompter:

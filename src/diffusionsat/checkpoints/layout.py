@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from diffusionsat.config import parse
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.files import write_bytes
@@ -52,6 +54,9 @@ class Defaults:
         interval: Noise levels between which guidance acts; None is everywhere.
         rescale: Of the guidance, 0 to 1.
         shift: Of the noise levels at 64 pixels; grows with the side.
+        layout: Side in pixels in which the layout of larger images is made; 0 makes all at once. See
+            `diffusionsat.tasks.drawing`.
+        redraw: Share of the steps by which an image is drawn again after each doubling.
     """
 
     size: tuple[int, int] = (256, 256)
@@ -62,6 +67,8 @@ class Defaults:
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
     shift: float = 1.0
+    layout: int = 0
+    redraw: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +118,7 @@ def read_config(folder: Path) -> Config:
 
     Raises:
         CheckpointError: If the folder is absent, foreign, of a newer format, incomplete, or holds pickles,
-            code or links that lead out of it.
+            code, links that lead out of it or weights that are cut short.
     """
     if not folder.is_dir():
         raise CheckpointError(
@@ -148,6 +155,15 @@ def read_config(folder: Path) -> Config:
     return config
 
 
+def _look_into(path: Path) -> None:
+    """Refuse weights that are cut short; their header says where they end."""
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}.") from None
+
+
 def control_file(folder: Path, name: str) -> Path:
     """Where the weights of a ControlNet lie."""
     return folder / f"control-{name}.safetensors"
@@ -166,6 +182,8 @@ def _look_over(folder: Path) -> None:
                 raise CheckpointError(
                     f"{path} can carry code; a checkpoint holds only safetensors, JSON and text."
                 )
+            if path.suffix == ".safetensors":
+                _look_into(path)
     except (RuntimeError, FileNotFoundError) as error:  # links in a circle, or into nothing
         raise CheckpointError(f"{folder} holds a link that leads nowhere: {error}.") from None
 
@@ -210,7 +228,12 @@ def write_checkpoint(
 
 
 def add_control(
-    folder: Path, name: str, sizes: Mapping[str, Any], tensors: Mapping[str, Any], storage: str
+    folder: Path,
+    name: str,
+    sizes: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    storage: str,
+    licence: str | None = None,
 ) -> None:
     """Add a ControlNet to a checkpoint folder, or replace it.
 
@@ -220,6 +243,7 @@ def add_control(
         sizes: Its ``sizes``.
         tensors: Its state dict.
         storage: As in `write_checkpoint`.
+        licence: Of the ControlNet; if it is another, the checkpoint's licence tells both.
 
     Raises:
         CheckpointError: If the folder is no checkpoint.
@@ -231,5 +255,8 @@ def add_control(
     if not _CONTROL_NAME.fullmatch(name):
         raise ConfigError(f"A ControlNet cannot be named {name!r}. Give a-z, 0-9 and dashes.")
     write_tensors(control_file(folder, name), dict(tensors), storage)
+    told = f"ControlNet {name}: {licence}"
+    if licence not in (None, config.licence) and told not in config.licence:
+        config = replace(config, licence=f"{config.licence}; {told}")
     config = replace(config, controls=config.controls | {name: dict(sizes)})
     write_bytes(folder / "config.json", config.to_json().encode(), overwrite=True)

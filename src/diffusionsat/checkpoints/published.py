@@ -3,6 +3,7 @@
 Everything is decided by each part's own config.json and by the tensors that are there, all from local disk.
 """
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -109,9 +110,15 @@ def unpacked(path: Path) -> Path:
     about = path.stat()
     folder = unpacked_folder() / f"{about.st_size:x}-{about.st_mtime_ns:x}" / path.stem
     if not folder.is_dir():
-        log.warning("%s is unpacked to %s; `diffusionsat convert` keeps less", path, folder)
+        log.info("%s is unpacked to %s", path, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unpack(path, folder, most_bytes=MOST_BYTES, most_files=MOST_FILES)
+        try:
+            unpack(path, folder, most_bytes=MOST_BYTES, most_files=MOST_FILES)
+        except CheckpointError:
+            with contextlib.suppress(OSError):  # others' files are there
+                folder.parent.rmdir()
+            raise
+        log.warning("%s was unpacked to %s; `diffusionsat convert` keeps less", path, folder)
     return release_in(folder)
 
 

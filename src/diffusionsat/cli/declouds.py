@@ -28,6 +28,8 @@ Examples:
 @rasters.prompt
 @rasters.about
 @rasters.work
+@rasters.control
+@rasters.details
 @options.sampling
 @options.model
 @options.output

@@ -25,6 +25,7 @@ Examples:
 @click.option("--date", metavar="YYYY[-MM[-DD]]", help="Date of the result.")
 @rasters.about
 @rasters.work
+@rasters.details
 @options.sampling
 @options.model
 @options.output
@@ -49,7 +50,7 @@ def command(
     from diffusionsat.tasks.edit import EditRequest
     from diffusionsat.tasks.inputs import files_of
 
-    sat = rasters.opened(model, device, precision, given["control"])
+    sat = rasters.opened(model, device, precision)
     request = EditRequest(
         image=frames[0],
         strength=strength,
@@ -57,7 +58,7 @@ def command(
         metadata=options.known_metadata(given["lnglat"], date, given["gsd"], given["cloud"]),
         feather=feather,
         samples=given["samples"],
-        **rasters.sampling(sat, given | {"prompt": prompt}),
+        **rasters.sampling(sat, given | {"prompt": prompt}, steered=False),
     )
     inputs = [*files_of(frames), *([Path(mask)] if mask else [])]
     rasters.run(request.job(sat), output, inputs, given)

@@ -13,12 +13,12 @@ from diffusionsat.errors import ConfigError
 
 _EPILOG = """\b
 Examples:
-  diffusionsat evaluate generate --data eurosat_rgb/ -n 256 -o report/
+  diffusionsat evaluate generate --data eurosat_rgb/ -n 256 --size 64 -o report/
   diffusionsat evaluate generate --data eurosat_rgb/ -n 256 --size 64 --cases -o wanted.geojsonl
-  diffusionsat evaluate generate --data eurosat_rgb/ --images made-elsewhere/ -o theirs/
+  diffusionsat evaluate generate --data eurosat_rgb/ -n 256 --size 64 --images answers/ -o theirs/
   diffusionsat evaluate upscale --data eurosat_rgb/ -n 256 --factor 4 --samples 8 -o sharp/
   diffusionsat evaluate predict --data naip_north_dakota/ --data s2_monthly_ecomapper/ -o dates/
-  diffusionsat evaluate table-4-later --data fmow-dates/ --model runs/fmow-temporal/model -o table/
+  diffusionsat evaluate table-4-later --data fmow-dates/ -o table/
 """
 
 
@@ -58,6 +58,14 @@ Examples:
     default="soft",
     show_default=True,
     help="With the input; for upscale.",
+)
+@click.option(
+    "--strength",
+    type=float,
+    default=0.6,
+    show_default=True,
+    metavar="S",
+    help="How much edit changes.",
 )
 @click.option(
     "--vary",
@@ -102,11 +110,13 @@ def command(
     run that was stopped goes on by the same command; its numbers depend neither on that nor on --workers.
     Images from elsewhere that answer --cases are named by their ids: 000000.png and so on. Known tasks:
     generate; and upscale, predict, inpaint and declouds, whose images are compared with true ones. Of these
-    --cases writes a folder, in which the inputs lie too.
+    --cases writes a folder, in which the inputs lie too. edit changes images into another class of their
+    data set; features probes the network's own features by the labels of the data.
 
     TASK may also be a TOML file, or the name of a protocol that comes with the package: table-1, table-2,
     table-3-later, table-3-earlier, table-4-later and table-4-earlier make the published tables again, and
-    xbd-after and xbd-before the figure that has no numbers. Options that are given count more than it.
+    xbd-after and xbd-before measure what was published without figures. Options that are given count more
+    than it.
     """
     if images is not None and _was_given(context, "model"):
         raise ConfigError("--model and --images exclude each other. Give one of them.")
@@ -139,7 +149,7 @@ def command(
             request,
             output,
             execute=execute,
-            on_unit=lambda _, done, total: bar.show(done, total),
+            on_unit=lambda name, done, total: bar.show(done, total, name),
             overwrite=overwrite,
             beside=beside,
         )

@@ -45,7 +45,9 @@ Examples:
     help="How the images of --features are written.",
 )
 @click.option(
-    "--sweep", metavar="FIELD=A/B", help="A labelled sheet of one seed over a range or list of a field."
+    "--sweep",
+    metavar="FIELD=A/B[/N]|A,B,C",
+    help="A labelled sheet of one seed over a range or list of lon, lat, gsd, cloud_cover or date.",
 )
 @options.sampling
 @options.model
@@ -85,11 +87,14 @@ def command(
         raise ConfigError("--sweep and --features exclude each other. Give one of them.")
     if (swept or features) and count != 1:
         raise ConfigError("-n makes several images of one prompt; leave it out with --features and --sweep.")
+    if form != "tif" and not features:
+        raise ConfigError(f"--as {form} is for --features. Leave it out; OUT's suffix says the format.")
     places = _read_features(features) if features else None
     paths = [] if features else _paths(output, count, sheet=bool(swept), overwrite=overwrite)
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.generate import GenerateRequest
+    from diffusionsat.tasks.sampling import guidance_of
 
     sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
     request = GenerateRequest(
@@ -100,30 +105,15 @@ def command(
         seed=sampling["seed"],
         steps=sampling["steps"],
         solver=sampling["solver"],
-        guidance=guidance(sat, sampling["guidance"], sampling["metadata_guidance"]),
+        guidance=guidance_of(sat, sampling["guidance"], sampling["metadata_guidance"]),
         negative=sampling["negative"],
         strict=sampling["strict"],
     )
     if places is not None:
-        return _bulk(sat, places, request, output, form, overwrite)
+        return _bulk(sat, places, request, output, form, overwrite=overwrite, as_json=as_json)
     if swept:
         return _sweep(sat, request, *swept, paths[0], overwrite)
     return _plain(sat, request, paths, overwrite)
-
-
-def guidance(sat: Any, text: float | None, metadata: float | None) -> Any:
-    """The strengths that were asked for, in the form of a request."""
-    from diffusionsat.diffusion.guidance import Guidance
-
-    if metadata is None:
-        return text
-    defaults = sat.config.defaults
-    return Guidance(
-        text=defaults.guidance if text is None else text,
-        metadata=metadata,
-        interval=defaults.interval,
-        rescale=defaults.rescale,
-    )
 
 
 def _paths(output: Path, count: int, *, sheet: bool, overwrite: bool) -> list[Path]:
@@ -166,15 +156,18 @@ def _plain(sat: Any, request: Any, paths: list[Path], overwrite: bool) -> int:
     written = 0
     groups = batches([(resolved, i) for i in range(resolved.n)])
     try:
-        with Bar("steps", len(groups) * resolved.steps) as bar:
-            for group in groups:
-                if all(i in done for _, i in group):
-                    continue
-                for (_, i), scene in zip(group, make_batch(sat, group, lambda _: bar.advance()), strict=True):
+        groups = [group for group in groups if not all(i in done for _, i in group)]
+        with Bar("steps", None) as bar:
+            for number, group in enumerate(groups):
+
+                def show(info: Any, before: int = number) -> None:
+                    bar.show(before * info.steps + info.step, len(groups) * info.steps)
+
+                for (_, i), scene in zip(group, make_batch(sat, group, show), strict=True):
                     if i not in done:
                         scene.save(paths[i], overwrite=overwrite)
                         written += 1
-                        known = scene.metadata.to_dict()
+                        known = scene.metadata.to_dict() | {"crs": scene.crs and scene.crs.to_string()}
                         _print({"path": str(paths[i]), "synthetic": True, **known, **scene.provenance})
     except DiffusionSatError as error:
         if not written and not done:
@@ -211,12 +204,21 @@ def _sweep(sat: Any, request: Any, name: str, values: list[Any], path: Path, ove
     return 0
 
 
-def _bulk(sat: Any, features: list[Any], request: Any, folder: Path, form: str, overwrite: bool) -> int:
+def _bulk(
+    sat: Any,
+    features: list[Any],
+    request: Any,
+    folder: Path,
+    form: str,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
     from diffusionsat.tasks.bulk import plan, run
 
     planned, bad = plan(sat, features, request)
     for index, complaint in bad:
-        if not options.quiet():
+        if not as_json:
             click.echo(f"error: feature {index}: {complaint.rstrip('.')}. It is passed over.", err=True)
         _print({"feature": index, "error": complaint})
     if not planned:

@@ -21,7 +21,7 @@ COMMANDS = {
     "declouds": "Make the ground under the clouds of a raster.",
     "edit": "Change a raster by words.",
     "features": "Write what the network sees in images, as rasters or tables.",
-    "prepare": "Make shards for training of the raw release of a data set.",
+    "prepare": "Turn the raw release of a data set into shards for training.",
     "train": "Train networks from a recipe.",
     "evaluate": "Measure a model, or images made by another, against real ones.",
     "compare": "Set the reports of evaluations side by side.",

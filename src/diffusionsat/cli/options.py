@@ -90,10 +90,18 @@ def model(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--model``, ``--device`` and ``--precision``."""
     for option in (
         click.option(
-            "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            show_default=True,
+            help="Of the computation.",
         ),
         click.option(
-            "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+            default="auto",
+            show_default=True,
+            help="Where it is computed.",
         ),
         click.option(
             "--model",
@@ -121,7 +129,7 @@ def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
             "--guidance",
             type=float,
             metavar="G",
-            help="Strength of prompt and metadata; 1 is none [the model's; 1 where images steer].",
+            help="Strength of prompt and metadata; 1 is none [the model's; 1 where images are given].",
         ),
         click.option("--solver", metavar="NAME", help="euler, heun, midpoint or dpmpp-2m [the model's]."),
         click.option("--steps", type=int, metavar="K", help="Steps of the solver [the model's]."),

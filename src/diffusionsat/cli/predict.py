@@ -29,6 +29,7 @@ Examples:
 @rasters.prompt
 @rasters.about
 @rasters.work
+@rasters.control
 @options.sampling
 @options.model
 @options.output

@@ -35,7 +35,10 @@ Examples:
     help="Split by place, in blocks of this size [the publisher's splits; 100 where there are none].",
 )
 @click.option(
-    "--buffer", type=float, metavar="KM", help="Leave out train images nearer to another split [10]."
+    "--buffer",
+    type=float,
+    metavar="KM",
+    help="Leave out train images nearer to another split; at most --block [10].",
 )
 @click.option("--test-share", type=float, metavar="S", help="Share of the blocks for test [0.1].")
 @click.option("--validation-share", type=float, metavar="S", help="Share of the blocks for validation [0].")
@@ -56,11 +59,12 @@ def command(
     as_json: bool,
     **placing: float | None,
 ) -> int:
-    """Make shards for training of the raw release of a DATASET in SRC.
+    """Turn the raw release of a DATASET in SRC, or a folder of your own, into shards for training.
 
     OUT is a folder; it gets Parquet shards, an index, a summary with a map and histograms, and a list of the
     records that cannot be used, which are passed over. A job that was stopped goes on when the same command
-    is given again. The last line of stdout is JSON that says what was made.
+    is given again. The last line of stdout is JSON that says what was made. A DATASET that does not exist is
+    answered with the names of those that do.
     """
     from diffusionsat.data.adapters import ADAPTERS
     from diffusionsat.data.preparing import Job

@@ -41,7 +41,7 @@ class Bar:
                 else (progress.MofNCompleteColumn(), _rate())
             )
             self.bar = progress.Progress(
-                progress.TextColumn(self.unit),
+                progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
                 *counts,
                 progress.TimeRemainingColumn(),
@@ -57,10 +57,10 @@ class Bar:
         if self.shown:
             self.bar.advance(self.task)
 
-    def show(self, done: int, total: int | None = None) -> None:
-        """So many are done, of so many."""
+    def show(self, done: int, total: int | None = None, what: str | None = None) -> None:
+        """So many are done, of so many; ``what`` stands in place of the unit."""
         if self.shown:
-            self.bar.update(self.task, completed=done, total=total)
+            self.bar.update(self.task, completed=done, total=total, description=what)
 
     def __exit__(self, *_: object) -> None:
         if self.shown:

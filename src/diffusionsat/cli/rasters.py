@@ -47,18 +47,10 @@ def prompt(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def work(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of how the work is done: samples, details, control, workers, dask."""
+    """Add the options of how the work is done: samples, workers, dask."""
     for option in (
         click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does the work."),
         click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Processes."),
-        click.option(
-            "--control",
-            metavar="NAME|PATH",
-            help="ControlNet [the model's for this job]; of a released model, a folder or zip, as ./FOLDER.",
-        ),
-        click.option(
-            "--details", is_flag=True, help="Also write what was measured, what is invented, and the support."
-        ),
         click.option(
             "--samples",
             type=int,
@@ -70,6 +62,22 @@ def work(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def control(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--control``."""
+    return click.option(
+        "--control",
+        metavar="NAME|PATH",
+        help="ControlNet [the model's for this job]; of a released model, a folder or zip, as ./FOLDER.",
+    )(function)
+
+
+def details(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--details``."""
+    return click.option(
+        "--details", is_flag=True, help="Also write what was measured, what is invented, and the support."
+    )(function)
 
 
 def frames(sources: Sequence[str], bands: str | None, tile: str | None = None) -> list[Any]:
@@ -90,7 +98,7 @@ def frames(sources: Sequence[str], bands: str | None, tile: str | None = None) -
     return opened
 
 
-def opened(model: str, device: str, precision: str, control: str | None) -> Any:
+def opened(model: str, device: str, precision: str, control: str | None = None) -> Any:
     """The model; with a released ControlNet, under its path as a name, if ``--control`` is one."""
     from diffusionsat.model import DiffusionSat
 
@@ -98,12 +106,13 @@ def opened(model: str, device: str, precision: str, control: str | None) -> Any:
     return DiffusionSat.from_pretrained(model, device=device, precision=precision, controlnets=released)
 
 
-def sampling(sat: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of sampling as fields of a request."""
-    from diffusionsat.cli.generate import guidance
+def sampling(sat: Any, given: dict[str, Any], *, steered: bool = True) -> dict[str, Any]:
+    """The options of sampling as fields of a request of a job that images steer, or of another."""
+    from diffusionsat.tasks.sampling import UNGUIDED, guidance_of
 
+    strengths, default = (given["guidance"], given["metadata_guidance"]), UNGUIDED if steered else None
     kept = {name: given[name] for name in ("seed", "steps", "solver", "negative", "strict", "prompt")}
-    return kept | {"guidance": guidance(sat, given["guidance"], given["metadata_guidance"])}
+    return kept | {"guidance": guidance_of(sat, *strengths, strength=default)}
 
 
 def check_output(path: Path, overwrite: bool) -> Path:
@@ -138,7 +147,7 @@ def run(
     from diffusionsat.execution import executor
     from diffusionsat.tasks.restoring import restore_to
 
-    job.details = job.details and given["details"]
+    job.details = job.details and given.get("details", False)
     with executor(given["workers"], given["dask"]) as execute, Bar("percent", 100) as bar:
         written = restore_to(
             job,

@@ -18,7 +18,14 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="H", help="Address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, metavar="P")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    metavar="P",
+    help="Port to listen at; 0 is any that is free.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),

@@ -34,7 +34,11 @@ A run that was stopped or killed goes on with the same command, to the same weig
 @click.option("--dry-run", is_flag=True, help="Build everything, compute one step, say what it takes.")
 @options.verbosity
 def command(config: str, settings: tuple[str, ...], print_config: bool, dry_run: bool) -> int:
-    """Train networks. CONFIG is a TOML or YAML file, or the name of a config that comes with the package."""
+    """Train networks. CONFIG is a TOML or YAML file, or the name of a config that comes with the package.
+
+    A name that does not exist is answered with those that do. The checkpoint is the folder model in
+    run.output.
+    """
     from diffusionsat.training.recipe import read_recipe
 
     recipe = read_recipe(config, settings)

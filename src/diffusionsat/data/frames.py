@@ -300,7 +300,9 @@ def _scaling(raster: Raster, beside: Sidecar, product: Product | None, sensor: s
         log.info("%s: numbers are taken for reflectance", raster.name)
         return replace(counts, gain=1.0)
     log.warning(
-        "%s: numbers are counts whose relation to reflectance is not known; give scaling=", raster.name
+        "%s: numbers are counts whose relation to reflectance is not known; give scaling=, or write a scale "
+        "and an offset of its bands into the file",
+        raster.name,
     )
     return counts
 

@@ -2,6 +2,7 @@
 
 A source is what `diffusionsat prepare` made, a folder of ``train.parquet`` and ``test.parquet``, or one file;
 on this disk, or at an http(s) or s3 address, of which row groups are fetched by range.
+Both ways of reading stand here, behind one class.
 """
 
 import contextlib

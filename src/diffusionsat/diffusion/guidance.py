@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +36,15 @@ class Guidance:
 
     def __post_init__(self) -> None:
         for name, value in (("text", self.text), ("metadata", self.metadata)):
-            if value is not None and not 0 <= value <= 100:
+            if (value is not None or name == "text") and not _within(value, 0, 100):
                 raise ConfigError(
                     f"guidance of the {name} is {value!r}. Give a number from 0 to 100; 1 is none."
                 )
-        if self.interval is not None and not 0 <= self.interval[0] <= self.interval[1] < math.inf:
+        if self.interval is not None and not _ordered(self.interval):
             raise ConfigError(
                 f"guidance interval is {self.interval!r}. Give (lowest, highest) noise level, from 0."
             )
-        if not 0 <= self.rescale <= 1:
+        if not _within(self.rescale, 0, 1):
             raise ConfigError(f"guidance rescale is {self.rescale!r}. Give a number from 0 to 1.")
 
     @property
@@ -58,6 +60,17 @@ class Guidance:
         text, metadata = self.strengths
         weights = {(False, False): 1 - metadata, (False, True): metadata - text, (True, True): text}
         return {given: weight for given, weight in weights.items() if weight != 0}
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+
+
+def _ordered(interval: Any) -> bool:
+    if not isinstance(interval, tuple | list) or len(interval) != 2:
+        return False
+    low, high = interval
+    return _within(low, 0, math.inf) and _within(high, low, math.inf) and math.isfinite(high)
 
 
 def guided(

@@ -1,7 +1,7 @@
 """What a sensor does to an image, as linear operators with exact adjoints.
 
 Images are (B, C, H, W). An operator's `linear` part and its `adjoint` obey <A x, y> = <x, A^T y>; calling it
-adds the offset where there is one.
+adds the offset where there is one. All kinds stand here, since they are made to be composed.
 """
 
 import math

@@ -8,11 +8,11 @@ factor and clamp, as torchmetrics has it.
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusionsat.errors import CheckpointError, MissingExtraError
+from diffusionsat.evaluation.controllability import cycle
 from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.section import Section
 
@@ -26,8 +26,7 @@ def measure(evidence: Evidence) -> Section:
     model, processor, tokenizer = _open(evidence.clip)
     prompts = [case.prompt for case in evidence.asked.cases]
     words = _words(model, tokenizer, prompts)
-    order = np.random.Generator(np.random.Philox(evidence.seed)).permutation(len(prompts))
-    others = torch.from_numpy(np.roll(order, 1)[np.argsort(order)])
+    others = torch.from_numpy(cycle(len(prompts), evidence.seed))
     made, real = (_images(model, processor, seen, len(prompts)) for seen in (evidence.made, evidence.real))
     own = 100 * (made * words).sum(1)
     line = {"model": evidence.clip.name, "n": len(prompts), "alignment": float(own.mean())}

@@ -1,13 +1,15 @@
 """Arms: the cases of an evaluation asked for in another way, each image with the noise that it had before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from diffusionsat.evaluation.cases import Case, Cases
+from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.section import Section
 from diffusionsat.evaluation.units import digest
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.checks import check_features
@@ -77,3 +79,15 @@ def moved(features: Tensor, before: Tensor) -> float:
 def _distance(features: Tensor, others: Tensor) -> float:
     pairs = zip(features.split(ROWS), others.split(ROWS), strict=True)
     return sum(float((a.double() - b.double()).norm(dim=1).sum()) for a, b in pairs)
+
+
+class Variation(Protocol):
+    """What images are made for in other ways too; one file each."""
+
+    def arms(self, request: EvaluateRequest, asked: Cases) -> Iterator[Arm]:
+        """The other ways."""
+        ...
+
+    def measure(self, evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
+        """What the report says of them."""
+        ...

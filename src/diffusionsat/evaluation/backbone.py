@@ -4,9 +4,11 @@ Softmax regression learns from 1, 10 and 100 % of the labels of training rows an
 strength of its penalty is chosen on the held-out tenth of the training places.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from diffusionsat.data.parquet import Sample
 from diffusionsat.errors import DatasetError
 from diffusionsat.evaluation import figures
+from diffusionsat.evaluation.cases import FITS
 from diffusionsat.evaluation.features import FeatureNetwork
 from diffusionsat.evaluation.probes import fit_classifier
 from diffusionsat.evaluation.sampling import centrals, rows
@@ -25,7 +28,8 @@ from diffusionsat.metrics.bootstrap import bootstrap
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.features import Extractor, FeaturesRequest, block_names
 
-SOURCES = ("eurosat_rgb", "uc_merced")
+SPLITS = ("train", "test")
+MOST = 10_000  # rows of a split, where no number is asked for
 SIGMAS = (0.05, 0.25, 1.0)
 SHARES = (0.01, 0.1, 1.0)
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -40,18 +44,48 @@ class Plan:
     """What is probed on.
 
     Args:
-        data: Folder with one folder a data set.
+        sources: Folders of data sets with labels, each with ``train.parquet`` and ``test.parquet``.
         n: The most training rows, and the most test rows, of each data set.
         size: Side of the images in pixels.
         seed: Of the choice of rows, of the noise and of the labels that are kept.
-        sources: Names of the data sets, with labels.
     """
 
-    data: Path
+    sources: tuple[Path, ...]
     n: int
     size: int = 64
     seed: int = 0
-    sources: tuple[str, ...] = SOURCES
+
+    def samples(self, source: Path, split: str) -> list[Sample]:
+        """Rows of a data set.
+
+        Raises:
+            DatasetError: If the data set is absent, or has rows without a label.
+        """
+        found = rows(source.parent, source.name, split=split, count=self.n, seed=self.seed)
+        if not all(sample.label for sample in found):
+            raise DatasetError(f"{source} has rows without a label. Give a data set of classes.")
+        return found
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What decides the figures, beside what is looked with."""
+        chosen = {f"{s.name}/{split}": self.samples(s, split) for s in self.sources for split in SPLITS}
+        said = [
+            [name, s.key, s.label, s.held_out, hashlib.sha256(s.encoded).hexdigest()]
+            for name, some in chosen.items()
+            for s in some
+        ]
+        return {
+            "sources": [source.name for source in self.sources],
+            "data_hash": digest(said),
+            "n": {name: len(some) for name, some in chosen.items()},
+            "size": self.size,
+            "crop": FITS["central"],
+            "seed": self.seed,
+            "sigma": list(SIGMAS),
+            "labels": [f"{share:.0%}" for share in SHARES],
+            "decays": list(DECAYS),
+        }
 
 
 def of_model(sat: DiffusionSat, seed: int) -> Look:
@@ -73,36 +107,36 @@ def of_network(network: FeatureNetwork) -> Look:
 
 
 def measure(
-    looks: Sequence[Look], plan: Plan, folder: Path, told: Callable[[str, int, int], None] | None = None
+    looks: Mapping[str, Look],
+    plan: Plan,
+    folder: Path,
+    told: Callable[[str, int, int], None] | None = None,
 ) -> Section:
     """How well each feature tells the classes of test rows; one line a feature and share of the labels.
 
     Args:
-        looks: What takes features; see `of_model` and `of_network`.
+        looks: What takes features, by a digest of its weights; see `of_model` and `of_network`.
         plan: What is probed on.
         folder: Where features are kept, so that a run that was stopped goes on.
         told: Called with what is done, units done and units in all.
 
     Raises:
-        DatasetError: If a data set is absent or has no labels, or the folder is of another plan.
+        DatasetError: If a data set is absent or has no labels, or the folder is of another plan or of
+            other weights.
     """
     lines: list[Line] = []
     for source in plan.sources:
-        train, test = (
-            rows(plan.data, source, split=s, count=plan.n, seed=plan.seed) for s in ("train", "test")
-        )
-        if not all(sample.label for sample in (*train, *test)):
-            raise DatasetError(f"{source} has rows without a label. Give a data set of classes.")
+        train, test = (plan.samples(source, split) for split in SPLITS)
         seen = [
-            _seen(looks, split, plan, folder / source / name, told)
-            for name, split in (("train", train), ("test", test))
+            _seen(looks, some, plan, folder / source.name / split, told)
+            for split, some in zip(SPLITS, (train, test), strict=True)
         ]
-        lines += _lines(source, train, test, *seen, seed=plan.seed)
+        lines += _lines(source.name, train, test, *seen, seed=plan.seed)
     return Section({"linear probes": lines}, files={"probes.png": figures.probes(lines)})
 
 
 def _seen(
-    looks: Sequence[Look],
+    looks: Mapping[str, Look],
     samples: Sequence[Sample],
     plan: Plan,
     folder: Path,
@@ -113,9 +147,9 @@ def _seen(
     def compute(unit: int) -> Arrays:
         numbers = range(unit * UNIT, min((unit + 1) * UNIT, len(samples)))
         pixels, _ = centrals([samples[i] for i in numbers], plan.size)
-        return {name: x.numpy() for look in looks for name, x in look(pixels, numbers).items()}
+        return {name: x.numpy() for look in looks.values() for name, x in look(pixels, numbers).items()}
 
-    identity = [digest([s.key for s in samples]), plan.size, plan.seed, len(looks)]
+    identity = [digest([s.key for s in samples]), plan.size, plan.seed, list(looks)]
     kept = complete(folder, identity, -(-len(samples) // UNIT), compute, threads=None, on_unit=told)
     return {name: torch.from_numpy(kept.whole(name)) for name in kept.names()}
 

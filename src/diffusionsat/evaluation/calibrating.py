@@ -127,4 +127,5 @@ def gathered(task: Paired, request: EvaluateRequest, sources: Sequence[Source], 
     """
     each = [task.choose([source], request, size) for source in sources]
     picked = np.concatenate([one.picked + np.array([which, 0]) for which, one in enumerate(each)])
-    return Given([one.sources[0] for one in each], picked, size, np.concatenate([one.counts for one in each]))
+    counts = np.concatenate([one.counts for one in each])
+    return Given([one.sources[0] for one in each], picked, size, counts, request.fit, request.direction)

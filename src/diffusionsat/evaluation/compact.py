@@ -20,13 +20,13 @@ from diffusionsat.evaluation.controllability import ERRORS, obedience
 from diffusionsat.evaluation.features import FeatureNetwork, Reader
 from diffusionsat.evaluation.probes import fit_classifier
 from diffusionsat.evaluation.sampling import Make, centrals, rows
+from diffusionsat.evaluation.section import Line
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.distributions import Moments, frechet_distance, kernel_distance
 from diffusionsat.metrics.pairs import psnr, ssim
 from diffusionsat.metrics.probes import great_circle_km, r2
 from diffusionsat.metrics.uncertainty import spread_skill
 
-Line = dict[str, Any]
 Autoencode = Callable[[np.ndarray], np.ndarray]  # uint8 (B, H, W, 3) encoded and decoded
 
 EUROSAT = "eurosat_rgb"

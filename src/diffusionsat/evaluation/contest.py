@@ -1,7 +1,7 @@
 """What a report says of images that answer to true ones: the model beside what takes no model."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any
 
@@ -10,18 +10,20 @@ import torch
 
 from diffusionsat.evaluation import figures, geography
 from diffusionsat.evaluation.evidence import network_of
-from diffusionsat.evaluation.paired import DISTANCE, MODEL, UNIT, Paired, name_of
+from diffusionsat.evaluation.paired import DISTANCE, MODEL, UNIT, Paired, name_of, spread
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.section import Line, Section
-from diffusionsat.evaluation.trials import Given
+from diffusionsat.evaluation.trials import WHOLE, Given, Trial
 from diffusionsat.evaluation.units import Arrays, Kept
 from diffusionsat.metrics.bootstrap import bootstrap
 from diffusionsat.metrics.catalogue import METRICS
+from diffusionsat.metrics.pairs import decibels
 from diffusionsat.metrics.uncertainty import rank_unevenness, spread_skill
 
 SHOWN = 8
 DISAGREES = 3  # times the sensor's noise, that are worth a note
 CHECKED = 8  # images that the figures are tried on
+DRAWN = 8  # samples that figures of samples are tried on
 _NO_ORDER = {"synthesis", "omission"}  # a spoiled image need not be worse in these
 
 
@@ -47,7 +49,10 @@ def measure(
         for kind in task.sets(request):
             for part in task.parts:
                 said = {**about, "set": kind, "part": part}
-                _add(tables["pairs"], means, said, [n for n in METRICS if n != DISTANCE])
+                line = means.line(said, {n: n for n in METRICS if n != DISTANCE})
+                if "n" in line:
+                    errors = columns[name_of(kind, part, "mse")]
+                    tables["pairs"].append(line | {"psnr_pooled": means.interval(_pooled, errors)})
                 for name in names:
                     line = means.line({**said, "features": name}, {DISTANCE: f"{DISTANCE}/{name}"})
                     tables[f"{DISTANCE}s"] += [line] if DISTANCE in line else []
@@ -70,17 +75,19 @@ def measure(
     ]
     for line in tables["pairs"]:
         residual = line.get("noise_residual")
-        if line["set"] == MODEL and isinstance(residual, dict) and residual["low"] > DISAGREES:
+        own = line["set"] == MODEL and request.given is None  # of another's image the sensor is not known
+        if own and isinstance(residual, dict) and residual["low"] > DISAGREES:
             said = f"{residual['value']:.1f} times the noise"
             notes.append(
                 f"What was made disagrees with its measurement by {said}: colours or light are wrong."
             )
+    drawn = {"ranks.png": figures.ranks(tables["samples"])} if "samples" in tables else {}
     world = _geography(task, columns, asked, request.seed)
     kept = {key: value for key, value in columns.items() if value.dtype.kind == "f" and value.ndim == 1}
     return Section(
         {title: lines for title, lines in tables.items() if lines} | world.tables,
         kept,
-        {"sheet.png": sheet(task, request, asked, made)} | world.files,
+        {"sheet.png": sheet(task, request, asked, made)} | drawn | world.files,
         notes,
     )
 
@@ -142,10 +149,8 @@ def _columns(scores: Kept) -> Arrays:
     return {name: np.asarray(scores.whole(name)) for name in scores.names()}
 
 
-def _add(lines: list[Line], means: _Means, said: Line, names: Sequence[str]) -> None:
-    line = means.line(said, {name: name for name in names})
-    if "n" in line:
-        lines.append(line)
+def _pooled(errors: Sequence[np.ndarray]) -> float:
+    return float(decibels(torch.tensor(errors[0].mean()), 1))
 
 
 def _against(task: Paired, means: _Means, about: Line, part: str, networks: Sequence[str]) -> Iterator[Line]:
@@ -179,17 +184,19 @@ def _more_frames(
 ) -> list[Line]:
     """What more dates add to one, on the same true images."""
     lines: list[Line] = []
-    first: dict[tuple[int, ...], int] = {}
-    for row, image in enumerate(asked.picked.tolist()):
-        first.setdefault(tuple(image), row)
-    base = np.array([first[tuple(image)] for image in asked.picked.tolist()])
+    images = list(map(tuple, asked.picked.tolist()))
+    alone = {image: row for row, image in enumerate(images) if asked.counts[row] == 1}
+    if not alone:
+        return []
+    base = np.array([alone[image] for image in images])
     for count in sorted({int(c) for c in asked.counts} - {1}):
         means = _Means(columns, places, np.flatnonzero(asked.counts == count), seed)
         for part in parts:
             psnr = columns[name_of(MODEL, part, "psnr")]
-            if np.isnan((psnr - psnr[base])[means.rows]).all():
+            there = ~np.isnan((psnr - psnr[base])[means.rows])
+            if not there.any():
                 continue
-            line: Line = {"frames": f"{count} against 1", "part": part, "n": len(means.rows)}
+            line: Line = {"frames": f"{count} against 1", "part": part, "n": int(there.sum())}
             line["psnr_gain"] = means.interval(lambda x: float((x[0] - x[1]).mean()), psnr, psnr[base])
             lines.append(line)
             for name in networks:
@@ -262,10 +269,46 @@ def self_check(task: Paired, request: EvaluateRequest, asked: Given, networks: S
         name = figure.partition("/")[0]
         if name in _NO_ORDER:
             continue
-        worse = after > before if METRICS[name].better == "lower" else after < before
+        worse = METRICS[name].worse(after, before)
         line = {"figure": figure, "part": part, "real": before, "spoiled": after}
         lines.append(line | {"answer": "right" if worse else "WRONG"})
-    return lines
+    return lines + (_spread_check(trials, rng) if request.samples > 1 else [])
+
+
+def _spread_check(trials: Sequence[Trial], rng: np.random.Generator) -> list[Line]:
+    """The same for figures of samples: a truth that is one draw of many, and samples drawn too narrowly.
+
+    Of a grey image with noise the samples are draws of the same noise, or of a tenth of it.
+    """
+
+    def drawn(deviation: float) -> np.ndarray:
+        grey = np.full((len(trials), *trials[0].truth.shape), 128.0)
+        return np.rint(grey + deviation * rng.standard_normal(grey.shape)).clip(0, 255).astype(np.uint8)
+
+    truths = [replace(trial, truth=truth) for trial, truth in zip(trials, drawn(20), strict=True)]
+    good, bad = (
+        _of_samples(spread(np.stack([drawn(deviation) for _ in range(DRAWN)], 1), truths, (WHOLE,)))
+        for deviation in (20, 2)
+    )
+    return [
+        {"figure": figure, "part": WHOLE, "real": before, "spoiled": bad[figure]}
+        | {"answer": "right" if METRICS[figure].worse(bad[figure], before) else "WRONG"}
+        for figure, before in good.items()
+    ]
+
+
+def _of_samples(columns: Arrays) -> dict[str, float]:
+    """Figures of samples on whole images, of `spread`'s columns."""
+    crps, coverage, variance, error, ranks = (
+        torch.from_numpy(columns[name_of("samples", WHOLE, name)])
+        for name in ("crps", "interval_coverage", "variance", "squared_error", "ranks")
+    )
+    return {
+        "crps": float(crps.mean()),
+        "interval_coverage": float(coverage.mean()),
+        "spread_skill": float(spread_skill(variance, error, DRAWN)),
+        "rank_unevenness": float(rank_unevenness(ranks.sum(0))),
+    }
 
 
 def sheet(task: Paired, request: EvaluateRequest, asked: Given, made: Kept) -> bytes:

@@ -5,14 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.cases import Case
 from diffusionsat.evaluation.evidence import Evidence
-from diffusionsat.evaluation.probes import Probes
+from diffusionsat.evaluation.probes import Probes, blocks
 from diffusionsat.evaluation.section import Section
 from diffusionsat.metadata import Metadata
+from diffusionsat.metrics.catalogue import METRICS
 from diffusionsat.metrics.probes import circular_error, controllability, great_circle_km
 
 LEAST = 20  # images with a field, for a figure of it
@@ -59,6 +61,17 @@ KNOWN: dict[str, Callable[[Metadata], Any]] = {
 }
 
 
+def errors(
+    field: str, reader: Any, features: Tensor, rows: Sequence[int], asked: Sequence[Metadata]
+) -> np.ndarray:
+    """Error of what is read of some rows of features against what each was asked for, (K,); see `ERRORS`.
+
+    A block at a time, since features may be mapped from a file and larger than memory.
+    """
+    parts = zip(blocks(rows), blocks(asked), strict=True)
+    return np.concatenate([ERRORS[field](reader, features[some], wanted) for some, wanted in parts])
+
+
 def obedience(
     own: np.ndarray, true: np.ndarray, shuffled: np.ndarray, places: Sequence | np.ndarray
 ) -> dict[str, Any]:
@@ -89,47 +102,65 @@ def measure(evidence: Evidence) -> Section:
 
     A field is asked for where a case knows it; the shuffled request is another case's of the same field.
     """
-    lines, notes = [], []
+    lines, notes, checks = [], [], []
     scores: dict[str, np.ndarray] = {}
     for probes in evidence.probes:
         made, real = (seen.features(probes.network) for seen in (evidence.made, evidence.real))
         for field in probes.fields:
-            rows = np.array(
-                [i for i, c in enumerate(evidence.asked.cases) if KNOWN[field](c.metadata) is not None]
-            )
-            if len(rows) < LEAST:
+            rows = [i for i, c in enumerate(evidence.asked.cases) if KNOWN[field](c.metadata) is not None]
+            if len(rows) < LEAST or len({KNOWN[field](evidence.asked.cases[i].metadata) for i in rows}) < 2:
                 continue
-            cases = [evidence.asked.cases[i] for i in rows]
             try:
-                line, own = _line(probes, field, cases, made[rows], real[rows], evidence.seed)
+                line, own, check = _line(probes, field, evidence.asked.cases, rows, made, real, evidence.seed)
             except ConfigError as error:
                 notes.append(f"{field} by {probes.name}: {error}")
                 continue
             lines.append({"field": field, "probe": probes.name, **line})
-            if line["controllability"]["high"] < HEEDED:
-                heeded = f"{line['controllability']['value']:.2f}"
-                notes.append(f"{field} is hardly heeded: controllability {heeded} by {probes.name}.")
+            checks.append({"features": probes.name, "figure": f"controllability of {field}", **check})
+            obeyed = line["controllability"]
+            if obeyed["high"] < HEEDED:
+                notes.append(
+                    f"{field} is hardly heeded: controllability {obeyed['value']:.2f} by {probes.name}."
+                )
+            elif obeyed["low"] < 0 and obeyed["high"] > 1:
+                notes.append(
+                    f"Whether {field} is heeded cannot be told by {probes.name} from {len(rows)} images."
+                )
             column = np.full(len(evidence.asked), np.nan)
             column[rows] = own
             scores[f"{field}_error {probes.name}"] = column
     silent = [field for field in ERRORS if field not in {line["field"] for line in lines}]
     if silent:
         notes.append(
-            f"Nothing is said of {', '.join(silent)}: fewer than {LEAST} images know it, or no probe does."
+            f"Nothing is said of {', '.join(silent)}: fewer than {LEAST} images know it, all know the same, "
+            "or no probe does."
         )
     if not lines:
         return Section({}, notes=notes)
     rows = [(f"{line['field']}, {line['probe']}", line["controllability"]) for line in lines]
     picture = figures.intervals("controllability: 1 as obedient as real images, 0 deaf", rows, 1)
-    return Section({"controllability": lines}, scores, {"controllability.png": picture}, notes)
+    tables = {"controllability": lines, "self-check": checks}
+    return Section(tables, scores, {"controllability.png": picture}, notes)
 
 
 def _line(
-    probes: Probes, field: str, cases: Sequence[Case], made: Any, real: Any, seed: int
-) -> tuple[dict[str, Any], np.ndarray]:
-    asked = [case.metadata for case in cases]
-    others = [asked[i] for i in cycle(len(cases), seed)]
-    own, true, shuffled = (
-        ERRORS[field](probes, seen, wanted) for seen, wanted in ((made, asked), (real, asked), (made, others))
+    probes: Probes,
+    field: str,
+    cases: Sequence[Case],
+    rows: Sequence[int],
+    made: Tensor,
+    real: Tensor,
+    seed: int,
+) -> tuple[dict[str, Any], np.ndarray, dict[str, Any]]:
+    """A line, errors on generated images, and whether real ones with the requests of others are caught."""
+    asked = [cases[i].metadata for i in rows]
+    others = [asked[i] for i in cycle(len(rows), seed)]
+    own, true, shuffled, deaf = (
+        errors(field, probes, seen, rows, wanted)
+        for seen, wanted in ((made, asked), (real, asked), (made, others), (real, others))
     )
-    return obedience(own, true, shuffled, [case.place for case in cases]), own
+    places = [cases[i].place for i in rows]
+    good, bad = (controllability(x, true, deaf, places).value for x in (true, deaf))
+    worse = METRICS["controllability"].worse(bad, good)
+    check = {"real": good, "spoiled": bad, "answer": "right" if worse else "WRONG"}
+    return obedience(own, true, shuffled, places), own, check

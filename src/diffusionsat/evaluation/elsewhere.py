@@ -52,14 +52,15 @@ def files_of(request: EvaluateRequest) -> tuple[tuple[Path, ...], int]:
     """The files, and the side that is asked for or that of the first.
 
     Raises:
-        DatasetError: If there are fewer than two, or not as many as are asked for, or the first is no image.
+        DatasetError: If there are fewer than two, or the first is no image; or they answer no cases, and are
+            not as many as are asked for.
     """
     assert request.images is not None
     folder = request.images
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if len(files) < 2:
         raise DatasetError(f"{folder} holds {len(files)} images. Give a folder of at least two.")
-    if request.n is not None and request.n != len(files):
+    if request.n not in (None, len(files)) and not matching(files):
         raise DatasetError(
             f"{folder} holds {len(files)} images; n is {request.n}. Leave -n out, or give as many."
         )

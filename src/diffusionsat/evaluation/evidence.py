@@ -126,7 +126,6 @@ class Evidence:
         probes: What reads metadata and classes from features of them.
         matched: Whether image i answers case i.
         seed: Of random choices.
-        kept: What the task made, by unit: ``pixels``, and what else its measures want.
         clip: Folder of a CLIP-like model, for text alignment.
     """
 
@@ -141,5 +140,4 @@ class Evidence:
     probes: Sequence[Probes]
     matched: bool
     seed: int
-    kept: Kept
     clip: Path | None = None

@@ -32,7 +32,7 @@ def sheet(images: Sequence[np.ndarray], captions: Sequence[str], columns: int, t
     """Images side by side, small ones enlarged, each with a line under it."""
     times = max(1, 128 // images[0].shape[1])
     larger = [image.repeat(times, 0).repeat(times, 1) for image in images]
-    return _png_of(contact_sheet(larger, captions, columns=columns, title=title))
+    return png(contact_sheet(larger, captions, columns=columns, title=title))
 
 
 def extrapolation(network: str, curves: Mapping[str, Extrapolation | None]) -> bytes:
@@ -76,6 +76,18 @@ def intervals(title: str, rows: Sequence[tuple[str, Mapping[str, float]]], best:
     axes.axvline(best, color=FLOOR, linewidth=1)
     axes.axvline(0, color=FLOOR, linewidth=0.5)
     axes.set_xlim(best - _REACH, best + _REACH)  # where little can be said, one would squeeze all others
+    return _png(figure)
+
+
+def ranks(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """How often the truth has each rank among the samples, a panel a line; flat is best."""
+    about = [", ".join(v for k, v in line.items() if isinstance(v, str) and k != "set") for line in lines]
+    figure, panels = _axes("rank of the truth among the samples", columns=len(lines))
+    for axes, line, name in zip(np.atleast_1d(panels), lines, about, strict=True):
+        shares = [share for key, share in line.items() if key.startswith("rank ")]
+        axes.bar(range(len(shares)), shares, color=INK)
+        axes.axhline(1 / len(shares), color=FLOOR, linewidth=1)
+        axes.set_title(name, fontsize=8)
     return _png(figure)
 
 
@@ -200,7 +212,8 @@ def _png(figure: Any) -> bytes:
     return out.getvalue()
 
 
-def _png_of(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """An image, uint8 (H, W, 3), as a PNG."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()

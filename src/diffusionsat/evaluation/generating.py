@@ -1,8 +1,8 @@
 """The task `generate` in an evaluation: an image of the words and the metadata of every case."""
 
 from dataclasses import replace
+from typing import Any
 
-from diffusionsat.diffusion.guidance import Guidance
 from diffusionsat.evaluation import controllability, copying, geography, quality, words
 from diffusionsat.evaluation.cases import Cases
 from diffusionsat.evaluation.evidence import Evidence
@@ -12,10 +12,19 @@ from diffusionsat.evaluation.section import Section
 from diffusionsat.evaluation.units import Arrays
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size
+from diffusionsat.tasks.sampling import guidance_of
 
 
 class Generate:
     """See `diffusionsat.evaluation.working.Task`."""
+
+    def asks(self, cases: Cases, request: EvaluateRequest) -> Cases:
+        """The cases as they are."""
+        return cases
+
+    def conditions(self, request: EvaluateRequest) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
 
     def settings(self, sat: DiffusionSat, request: EvaluateRequest, size: int) -> Resolved:
         """How every image is sampled.
@@ -53,20 +62,12 @@ class Generate:
 
 
 def _template(sat: DiffusionSat, request: EvaluateRequest, size: int) -> GenerateRequest:
-    defaults, guidance = sat.config.defaults, request.guidance
-    if request.metadata_guidance is not None:
-        guidance = Guidance(
-            text=defaults.guidance if guidance is None else guidance,
-            metadata=request.metadata_guidance,
-            interval=defaults.interval,
-            rescale=defaults.rescale,
-        )
     return GenerateRequest(
         size=(size, size),
         seed=request.seed,
         steps=request.steps,
         solver=request.solver,
-        guidance=guidance,
+        guidance=guidance_of(sat, request.guidance, request.metadata_guidance),
         negative=request.negative,
         strict=request.strict,
     )

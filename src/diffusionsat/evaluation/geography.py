@@ -13,8 +13,8 @@ from diffusionsat.evaluation.cases import Case
 from diffusionsat.evaluation.continents import continent
 from diffusionsat.evaluation.evidence import Evidence
 from diffusionsat.evaluation.quality import realism
-from diffusionsat.evaluation.section import Line, Section
-from diffusionsat.metrics.bootstrap import bootstrap, label_p_value
+from diffusionsat.evaluation.section import Line, Section, over_places
+from diffusionsat.metrics.bootstrap import label_p_value
 from diffusionsat.metrics.distributions import kernel_distance
 
 COLUMNS, ROWS = 12, 6  # of the Earth: 72 cells of 7.1 million km² each
@@ -42,8 +42,6 @@ def measure(evidence: Evidence) -> Section:
     Realism is `quality.realism` on the first network: 0 is as real as real images of the same places.
     """
     cases = evidence.asked.cases
-    if not evidence.matched:
-        return Section({})
     network = evidence.networks[0].name
     made, real, reference = (s.features(network) for s in (evidence.made, evidence.real, evidence.reference))
     scores = realism(made, real, reference)
@@ -82,7 +80,7 @@ def of_pairs(
     for name, (mine,) in _at_equal_n(([_cell(case) for case in cases],), seed).items():
         places = [cases[i].place for i in mine]
         line: Line = {"cell": name, "n": len(mine)}
-        cells.append(line | {figure: _mean(values[mine], places) for figure, values in scores.items()})
+        cells.append(line | {figure: over_places(values[mine], places) for figure, values in scores.items()})
     title = f"PSNR over that of the {baseline}, dB"
     files = _maps(cases, cells, GAIN, scores[GAIN], title)
     return Section(_there(_by_part(cases, scores) | {"cells at equal N": cells}), files=files)
@@ -148,15 +146,8 @@ def _parts(
             continue
         places = [cases[i].place for i in rows]
         line: Line = {"by": kind, "part": name, "n": len(rows), "places": len(set(places))}
-        lines.append(line | {figure: _mean(values[rows], places) for figure, values in scores.items()})
+        lines.append(line | {figure: over_places(values[rows], places) for figure, values in scores.items()})
     return lines
-
-
-def _mean(values: np.ndarray, places: Sequence[str]) -> dict[str, float] | float:
-    """A mean, with its interval if there are two places."""
-    if len(set(places)) < 2:
-        return float(values.mean())
-    return asdict(bootstrap(lambda rows: float(values[rows].mean()), places))
 
 
 def _test(

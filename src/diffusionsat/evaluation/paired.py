@@ -7,7 +7,6 @@ part of the image and by metric, a number a case, NaN where there is none.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,16 +14,23 @@ import torch
 from torch import Tensor
 
 from diffusionsat.data.sources import Source
-from diffusionsat.diffusion.guidance import Guidance
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.trials import WHOLE, Given, Trial
 from diffusionsat.evaluation.units import Arrays
 from diffusionsat.metrics import pairs, uncertainty
+from diffusionsat.metrics.bootstrap import student
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.restoring import restore
-from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, Settings, check_count
+from diffusionsat.tasks.sampling import (
+    MOST_SAMPLES,
+    UNGUIDED,
+    SamplingRequest,
+    Settings,
+    check_count,
+    guidance_of,
+)
 
 MODEL, ONE = "model", "one sample"
 UNIT = 8  # cases that are made, and scored, together
@@ -67,6 +73,10 @@ class Paired(ABC):
     def trial(self, request: EvaluateRequest, asked: Given, row: int) -> Trial:
         """One case, a function of the request and the row."""
 
+    def ratio(self, request: EvaluateRequest) -> int:
+        """Of the pixels of what was made to those of what was given, along a side; for ERGAS."""
+        return 1
+
     def more(self, request: EvaluateRequest, image: Tensor, trials: Sequence[Trial]) -> dict[str, Tensor]:
         """Other scores of images (B, 3, H, W) from 0 to 1, each (B,), by name."""
         return {}
@@ -80,22 +90,14 @@ class Paired(ABC):
         check_count("samples", request.samples, MOST_SAMPLES)
         if request.control and request.control not in sat.controls:
             raise ConfigError(f"control is {request.control!r}; the model has {', '.join(sat.controls)}.")
-        guidance, defaults = request.guidance, sat.config.defaults
-        if request.metadata_guidance is not None:
-            guidance = Guidance(
-                text=UNGUIDED if guidance is None else guidance,
-                metadata=request.metadata_guidance,
-                interval=defaults.interval,
-                rescale=defaults.rescale,
-            )
         return SamplingRequest(
             negative=request.negative,
             seed=request.seed,
             steps=request.steps,
             solver=request.solver,
-            guidance=guidance,
+            guidance=guidance_of(sat, request.guidance, request.metadata_guidance, strength=UNGUIDED),
             strict=request.strict,
-        ).settings(sat, UNGUIDED)
+        ).settings(sat)
 
     def make(self, sat: DiffusionSat, request: EvaluateRequest, asked: Given, rows: range) -> Arrays:
         """``pixels`` of some cases, the mean of their ``samples``, uint8 (N, K, H, W, 3)."""
@@ -137,7 +139,7 @@ class Paired(ABC):
                 found[name_of(kind, part, figure)] = column
         samples = made.get("samples")
         if samples is not None and samples.shape[1] > 1:
-            found |= _spread(samples, trials, self.parts)
+            found |= spread(samples, trials, self.parts)
         return found
 
     def sets(self, request: EvaluateRequest) -> list[str]:
@@ -152,21 +154,26 @@ class Paired(ABC):
         networks: Sequence[FeatureNetwork],
     ) -> dict[tuple[str, str], np.ndarray]:
         """Scores of images, uint8 (H, W, 3), by part and figure, each (N,)."""
-        figures = [*_PAIRS, *(f"{DISTANCE}/{network.name}" for network in networks)]
-        figures += [LPIPS] if request.lpips is not None else []
-        if not images:
-            more = self.more(request, torch.zeros(0, 3, 1, 1), [])
-            return {(part, f): np.zeros(0) for part in self.parts for f in (*figures, *more)}
+        # Features without maps are of the whole image, and know of no part.
+        judges = {p: [n for n in networks if p == WHOLE or n.maps is not None] for p in self.parts}
+        if not images:  # the same columns nevertheless, since units are joined
+            names = [
+                (part, figure)
+                for part in self.parts
+                for figure in (*_PAIRS, *(f"{DISTANCE}/{n.name}" for n in judges[part]))
+            ]
+            names += [(part, LPIPS) for part in self.parts if request.lpips is not None]
+            names += [(WHOLE, figure) for figure in self.more(request, torch.zeros(0, 3, 1, 1), [])]
+            return dict.fromkeys(names, np.zeros(0))
         image, truth = tensor(images), tensor([trial.truth for trial in trials])
         found = {}
         for part in self.parts:
             mask = mask_of(trials, part)
             for figure, metric in _PAIRS.items():
-                found[part, figure] = metric(image, truth, request.factor, mask).numpy()
-            for network in networks:
-                if mask is None or network.maps is not None:
-                    distance = pairs.feature_distance(image, truth, network.layers, mask=mask)
-                    found[part, f"{DISTANCE}/{network.name}"] = distance.numpy()
+                found[part, figure] = metric(image, truth, self.ratio(request), mask).numpy()
+            for network in judges[part]:
+                distance = pairs.feature_distance(image, truth, network.layers, mask=mask)
+                found[part, f"{DISTANCE}/{network.name}"] = distance.numpy()
             if request.lpips is not None:
                 judge, _ = perceptual_network(request.lpips)
                 found[part, LPIPS] = pairs.lpips(image, truth, judge, mask=mask).numpy()
@@ -196,23 +203,23 @@ def mask_of(trials: Sequence[Trial], part: str) -> Tensor | None:
     return None if part == WHOLE else torch.from_numpy(np.stack([t.parts[part] for t in trials]))[:, None]
 
 
-# Figures of an image (B, 3, H, W) against the true one, both from 0 to 1; the factor is for ERGAS alone.
+# Figures of an image (B, 3, H, W) against the true one, both from 0 to 1; the ratio is for ERGAS alone.
 _PAIRS: dict[str, Any] = {
     "psnr": lambda x, y, _, mask: pairs.psnr(x, y, data_range=1, mask=mask),
     "ssim": lambda x, y, _, mask: pairs.ssim(x, y, data_range=1, mask=mask),
     "mse": lambda x, y, _, mask: pairs.mse(x, y, mask=mask),
     "spectral_angle": lambda x, y, _, mask: pairs.spectral_angle(x, y, mask=mask),
-    "ergas": lambda x, y, factor, mask: pairs.ergas(x, y, factor=factor, mask=mask),
+    "ergas": lambda x, y, ratio, mask: pairs.ergas(x, y, factor=ratio, mask=mask),
     "uqi": lambda x, y, _, mask: pairs.uqi(x, y, mask=mask),
 }
 
 
-def _spread(samples: np.ndarray, trials: Sequence[Trial], parts: Sequence[str]) -> Arrays:
+def spread(samples: np.ndarray, trials: Sequence[Trial], parts: Sequence[str]) -> Arrays:
     """Whether the samples' spread is the size of the error of their mean, by part."""
     ensemble = torch.stack([tensor(list(samples[:, k])) for k in range(samples.shape[1])])
     truth, found = tensor([trial.truth for trial in trials]), {}
     mean, deviation, count = ensemble.mean(0), ensemble.std(0), len(ensemble)
-    half = _student((1 + LEVEL) / 2, count - 1) * deviation * (1 + 1 / count) ** 0.5
+    half = student((1 + LEVEL) / 2, count - 1) * deviation * (1 + 1 / count) ** 0.5
     for part in parts:
         mask = mask_of(trials, part)
         variance, error = uncertainty.spread_and_error(ensemble, truth, mask=mask)
@@ -235,12 +242,3 @@ def _spread(samples: np.ndarray, trials: Sequence[Trial], parts: Sequence[str]) 
             ]
         )
     return found
-
-
-def _student(share: float, freedom: int) -> float:
-    """Student's quantile by its expansion about the normal one (Abramowitz & Stegun 26.7.5).
-
-    Within 2 % from 3 degrees of freedom up.
-    """
-    z = NormalDist().inv_cdf(share)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

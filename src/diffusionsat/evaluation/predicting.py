@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffusionsat.data.sources import Source
+from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation.paired import Paired
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.trials import (
@@ -48,9 +49,12 @@ class Predict(Paired):
         )
 
     def conditions(self, request: EvaluateRequest, size: int) -> dict[str, Any]:
-        """What counts as changed."""
+        """What is given, and what counts as changed."""
+        dates = request.dates
+        if not dates or min(dates) < 1 or len(set(dates)) < len(dates):
+            raise ConfigError(f"dates is {list(dates)}. Give numbers of other dates from 1, each once.")
         return {
-            "frames": list(request.dates),
+            "frames": list(dates),
             "samples": request.samples,
             "given": f"the dates nearest to the target's, of {request.direction} time",
             "changed": f"mean over colours of |truth - nearest date| > {_CHANGE}",

@@ -1,8 +1,8 @@
 """Probes on features: what heads, or a single linear layer, read from them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,12 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.errors import ConfigError
+from diffusionsat.metrics.distributions import ROWS
 
 if TYPE_CHECKING:
     from diffusionsat.evaluation.cases import Case
 
-ROWS = 2048  # of features that are looked at together
 LEAST = 40  # rows that know a field, to fit a probe of it
+
+
+def blocks(items: Sequence[Any]) -> Iterator[Any]:
+    """Parts of a sequence of rows, so many that their features fit in memory."""
+    return (items[first : first + ROWS] for first in range(0, len(items), ROWS))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,12 +47,13 @@ class Probes:
         """What a report calls it."""
         return f"{self.family} on {self.network}" if self.family else self.network
 
-    def labels(self, features: Tensor, label_set: str) -> np.ndarray:
+    def labels(self, features: Tensor, label_set: str, rows: Sequence[int] | None = None) -> np.ndarray:
         """Names of the classes that are read, (N,).
 
         Args:
             features: (N, D).
             label_set: Name of a data set with labels, such as ``"eurosat_rgb"``.
+            rows: Those that are read, a block at a time; None is all.
 
         Raises:
             ConfigError: If no such set of labels is known.
@@ -55,7 +61,10 @@ class Probes:
         if label_set not in self.classes:
             known = ", ".join(self.classes)
             raise ConfigError(f"The classifier knows no labels of {label_set!r}. Known are: {known}.")
-        return np.array(self.classes[label_set])[self.head(label_set, features).argmax(1)]
+        parts = features.split(ROWS) if rows is None else (features[part] for part in blocks(rows))
+        return np.array(self.classes[label_set])[
+            np.concatenate([self.head(label_set, part).argmax(1) for part in parts])
+        ]
 
     def months(self, features: Tensor) -> np.ndarray:
         """Months that are read, (N,), 0 to 12, where month m goes from m - 1 to m."""
@@ -206,9 +215,8 @@ def fit_classifier(features: Tensor, labels: np.ndarray, *, decay: float = 1e-3)
     names, numbers = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise ConfigError(f"All rows are {names.tolist()}. Give rows of at least two classes.")
-    x = features.double()
-    mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
-    x, target = (x - mean) / scale, torch.from_numpy(numbers).to(x.device)
+    mean, scale = _standard(features)
+    x, target = (features.double() - mean) / scale, torch.from_numpy(numbers).to(features.device)
     weight = x.new_zeros(len(names), x.shape[1], requires_grad=True)
     bias = x.new_zeros(len(names), requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")

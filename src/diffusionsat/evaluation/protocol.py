@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,22 @@ from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network
 from diffusionsat.evaluation.units import digest
 from diffusionsat.tasks.sampling import Settings
 
-METRICS_VERSION = 1  # to be raised when the same images would get other figures
+METRICS_VERSION = 2  # to be raised when the same images would get other figures
+
+EDIT, FEATURES = "edit", "features"  # tasks that measure models alone
+_SAMPLED = {"steps", "solver", "guidance", "metadata_guidance", "negative", "strict", "schedule", "fit"}
+_ANSWERED = _SAMPLED | {"images", "control", "samples", "lpips"}
+_HEEDED: dict[str, set[str]] = {  # fields of a request that mean something to a task
+    "generate": _SAMPLED | {"images", "trained", "clip", "vary", "most_steps"},
+    "upscale": _ANSWERED | {"factor", "consistency", "direction", "given", "references"},
+    "predict": _ANSWERED | {"dates", "direction"},
+    "inpaint": _ANSWERED,
+    "declouds": _ANSWERED,
+    EDIT: _SAMPLED | {"strength"},
+    FEATURES: set(),
+}
+_BY_ALL = {"task", "data", "model", "device", "precision", "split", "n", "size", "seed"}
+_BY_ALL |= {"features", "classifier"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,7 @@ class EvaluateRequest:
         given: For `upscale`, the part in a record (as ``"sentinel"``) of the image that is given; None gives
             what a coarser sensor would see of the true one.
         references: How many sharp images of other dates are given beside, for `upscale`.
+        strength: As in `EditRequest`.
     """
 
     task: str
@@ -92,6 +108,13 @@ class EvaluateRequest:
     direction: str = "any"
     given: str | None = None
     references: int = 0
+    strength: float = 0.6
+
+
+def unheeded(request: EvaluateRequest) -> list[str]:
+    """Options that are given and mean nothing to the task."""
+    said = {one.name for one in fields(request) if getattr(request, one.name) != one.default}
+    return sorted(said - _BY_ALL - _HEEDED[request.task])
 
 
 def protocol(
@@ -137,10 +160,14 @@ def protocol(
         "clip": None if request.clip is None else _weights(request.clip),
         "lpips": None if request.lpips is None else perceptual_network(request.lpips)[1],
         **conditions,
-        "metrics_version": METRICS_VERSION,
-        "software": f"diffusionsat {version('diffusionsat')}",
+        **versions(),
     }
     return said | {"hash": digest(said)}
+
+
+def versions() -> dict[str, Any]:
+    """Of the metrics, and of the package."""
+    return {"metrics_version": METRICS_VERSION, "software": f"diffusionsat {version('diffusionsat')}"}
 
 
 def _weights(folder: Path) -> dict[str, str]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.evidence import Evidence
-from diffusionsat.evaluation.section import Line, Section
-from diffusionsat.metrics.bootstrap import bootstrap
+from diffusionsat.evaluation.section import Line, Section, over_places
 from diffusionsat.metrics.catalogue import METRICS
 from diffusionsat.metrics.coverage import manifold_scores
 from diffusionsat.metrics.distributions import (
@@ -45,11 +44,10 @@ def measure(evidence: Evidence) -> Section:
         made, real, reference = (seen.features(network.name) for seen in sets)
         curves = {}
         for kind, features in zip(SETS, (made, real), strict=True):
-            line, curves[kind] = distances(features, reference, evidence.seed)
-            if "clip" in name.lower():
-                line["cmmd"] = _cmmd(some(features, evidence.seed), some(reference, evidence.seed))
+            line, curves[kind] = distances(name, features, reference, evidence.seed)
             lines.append({"features": name, "set": kind, **line})
-        files[f"frechet-{name}.png"] = figures.extrapolation(name, curves)
+        if any(curve is not None for curve in curves.values()):
+            files[f"frechet-{name}.png"] = figures.extrapolation(name, curves)
         if reference.shape[1] >= len(reference):
             notes.append(
                 f"{name} has {reference.shape[1]} features and the sets {len(reference)} images: the "
@@ -79,23 +77,27 @@ def self_check(network: str, real: Tensor, reference: Tensor, seed: int) -> list
     """
     real, reference = real[:CHECKED], reference[:CHECKED]
     spoiled = real + 3 * reference.std(0)
-    good, bad = (distances(features, reference, seed)[0] for features in (real, spoiled))
+    good, bad = (distances(network, features, reference, seed)[0] for features in (real, spoiled))
     lines: list[Line] = []
     for figure in good.keys() & bad.keys() & METRICS.keys():
         before, after = (v["value"] if isinstance(v := line[figure], dict) else v for line in (good, bad))
-        worse = after > before if METRICS[figure].better == "lower" else after < before
+        worse = METRICS[figure].worse(after, before)
         line = {"features": network, "figure": figure, "real": before, "spoiled": after}
         lines.append(line | {"answer": "right" if worse else "WRONG"})
     return sorted(lines, key=lambda line: line["figure"])
 
 
-def distances(features: Tensor, reference: Tensor, seed: int) -> tuple[Line, Extrapolation | None]:
+def distances(
+    network: str, features: Tensor, reference: Tensor, seed: int
+) -> tuple[Line, Extrapolation | None]:
     """All distances of a set to the reference, and the line that the extrapolation was read from."""
     moments, curve = moments_of(reference), None
     line = _distances(features, reference, moments, seed)
     with contextlib.suppress(ConfigError):
         curve = frechet_infinity(features, moments, seed=seed)
         line["frechet_infinity"] = curve.value
+    if "clip" in network.lower():
+        line["cmmd"] = _cmmd(some(features, seed), some(reference, seed))
     return line, curve
 
 
@@ -143,18 +145,16 @@ def _colours(evidence: Evidence) -> tuple[list[Line], dict[str, np.ndarray]]:
     places = [case.place for case in evidence.asked.cases]
     difference = made - real
     for i, name in enumerate(names):
-        line[name] = (
-            asdict(bootstrap(lambda rows, i=i: float(difference[rows, i].mean()), places))
-            if len(set(places)) > 1
-            else float(difference[:, i].mean())
-        )
+        line[name] = over_places(difference[:, i], places)
     return [line], {f"{name}_difference": difference[:, i] for i, name in enumerate(names)}
 
 
 def realism(features: Tensor, real: Tensor, reference: Tensor) -> np.ndarray:
     """How much farther from its nearest reference image each image lies than its own real image does, (N,).
 
-    0 is as real as real; it takes away how hard a place is. In units of the features.
+    min |x - r| - min |x₀ - r| over the reference r, of an image x and the real image x₀ of its case. Any
+    number, lower is better, 0 is as real as real; it takes away how hard a place is. In units of the
+    features. Source: the project's definition.
     """
     reference = some(reference, 0)
     made, own = (nearest(x, reference)[0][:, 0] for x in (features, real))

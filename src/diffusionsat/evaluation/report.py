@@ -99,7 +99,7 @@ def write(
             "numpy": version("numpy"),
         },
         "matched": matched,
-        "tables": {title: rows for section in sections for title, rows in section.tables.items()},
+        "tables": _joined(sections),
         "notes": [note for section in sections for note in section.notes],
         "files": sorted([*files, SCORES, READABLE]),
     }
@@ -112,16 +112,23 @@ def write(
     return told
 
 
+def _joined(sections: Sequence[Section]) -> dict[str, list[Line]]:
+    """All tables; what sections say under one title stands in one."""
+    tables: dict[str, list[Line]] = {}
+    for section in sections:
+        for title, lines in section.tables.items():
+            tables.setdefault(title, []).extend(lines)
+    return tables
+
+
 def _write_scores(path: Path, cases: Sequence[Case], sections: Sequence[Section], *, matched: bool) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     columns: dict[str, Any] = {"image": list(range(len(cases)))}
     if matched:
-        columns |= {
-            name: [getattr(case, name) for case in cases] for name in ("source", "key", "frame", "label")
-        }
-        columns |= {name: [getattr(case, name) for case in cases] for name in ("prompt", "place")}
+        for name in ("source", "key", "frame", "label", "prompt", "place"):
+            columns[name] = [getattr(case, name) for case in cases]
         for name in ("lon", "lat", "gsd", "cloud_cover", "date"):
             columns[name] = [getattr(case.metadata, name) for case in cases]
     for section in sections:
@@ -157,8 +164,8 @@ def compare(reports: Mapping[str, Mapping[str, Any]], *, anyway: bool = False) -
         anyway: Also those of different protocols.
 
     Returns:
-        A line a figure: ``table``, ``of`` (what it is about), ``figure``, ``better`` (lower, higher, one or
-        none), and by the reports' names their values, None where one has none.
+        A line a figure: ``table``, ``of`` (what it is about), ``figure``, ``better`` (lower, higher, one,
+        level or empty), and by the reports' names their values, None where one has none.
 
     Raises:
         ConfigError: If there are fewer than two, or their protocols differ.
@@ -188,11 +195,16 @@ def compare(reports: Mapping[str, Mapping[str, Any]], *, anyway: bool = False) -
 
 
 def differences(protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Keys in which protocols differ, with each one's value; the hashes left out."""
+    """Keys in which protocols differ, with each one's value.
+
+    The hashes are left out, and how was sampled where images are from elsewhere: nobody knows.
+    """
     if len({told["hash"] for told in protocols.values()}) == 1:
         return {}
     keys = dict.fromkeys(key for told in protocols.values() for key in told if key != "hash")
     texts = {key: [json.dumps(told.get(key)) for told in protocols.values()] for key in keys}
+    if "null" in texts.get("sampling", ()):
+        del texts["sampling"]
     return {key: values for key, values in texts.items() if len(set(values)) > 1}
 
 
@@ -250,6 +262,9 @@ _BETTER = {  # of figures that are no metrics of the catalogue
     "exact_copies": "lower",
     "near_copies": "lower",
     "realism": "lower",
+    "correlation": "higher",
+    "excess": "lower",
+    "order": "higher",
     "kernel_distance_generated": "lower",
     "psnr_gain": "higher",
     "feature_distance_gain": "higher",

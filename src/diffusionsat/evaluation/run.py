@@ -1,20 +1,19 @@
 """An evaluation from its request to its report."""
 
-import io
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
-from diffusionsat.evaluation import contest, figures, report, solving, telling
-from diffusionsat.evaluation.arms import Arm
+from diffusionsat.evaluation import backbone, contest, figures, report, solving, telling
+from diffusionsat.evaluation.arms import Arm, Variation
 from diffusionsat.evaluation.cases import FITS, Cases, choose, every, open_sources
+from diffusionsat.evaluation.editing import Edit
 from diffusionsat.evaluation.elsewhere import files_of, matching
 from diffusionsat.evaluation.evidence import LOOK, Evidence, MadeUnits, Seen, network_of
 from diffusionsat.evaluation.features import NETWORKS, load_classifier
@@ -23,12 +22,12 @@ from diffusionsat.evaluation.inpainting import Inpaint
 from diffusionsat.evaluation.paired import SIZE, UNIT, Paired
 from diffusionsat.evaluation.predicting import Predict
 from diffusionsat.evaluation.probes import Probes, fit_probes
-from diffusionsat.evaluation.protocol import EvaluateRequest, protocol
+from diffusionsat.evaluation.protocol import EDIT, FEATURES, EvaluateRequest, protocol, unheeded, versions
 from diffusionsat.evaluation.section import Section
 from diffusionsat.evaluation.trials import DIRECTIONS, Given
-from diffusionsat.evaluation.units import OnUnit
+from diffusionsat.evaluation.units import OnUnit, digest, on_threads
 from diffusionsat.evaluation.upscaling import Upscale
-from diffusionsat.evaluation.working import Scoring, Task, Work, load_model, model_of
+from diffusionsat.evaluation.working import Scoring, Task, Work, load_model, made_by, model_of
 from diffusionsat.execution import Execute
 from diffusionsat.files import write_bytes
 from diffusionsat.tasks.sampling import Settings
@@ -36,26 +35,19 @@ from diffusionsat.tasks.sampling import Settings
 TAUGHT = 2_000  # training images that linear probes learn from
 PARTS = "parts"  # folder of what is kept while the work goes on
 SHOWN = 24
+_UNANSWERED = (
+    "{} holds {} images; {} are asked for, 000000.png and so on. Give an image for each line of --cases, and "
+    "the same -n, --size and --seed."
+)
 
 TASKS: dict[str, Task | Paired] = {
     "generate": Generate(),
+    EDIT: Edit(),
     "upscale": Upscale(),
     "predict": Predict(),
     "inpaint": Inpaint(clouds=False),
     "declouds": Inpaint(clouds=True),
 }
-
-
-class Variation(Protocol):
-    """What images are made for in other ways too; one file each."""
-
-    def arms(self, request: EvaluateRequest, asked: Cases) -> Iterator[Arm]:
-        """The other ways."""
-        ...
-
-    def measure(self, evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
-        """What the report says of them."""
-        ...
 
 
 VARIATIONS: dict[str, Variation] = {"metadata": telling, "sampling": solving}
@@ -99,9 +91,28 @@ def evaluate(
     report.check(folder, PARTS, overwrite=overwrite)
     names, reader = _networks(request)
     work = Work(folder=folder / PARTS, execute=execute, on_unit=on_unit)
-    task, files = TASKS[request.task], ()
-    if isinstance(task, Paired):
-        return _contest(task, request, folder, work, names, beside, overwrite=overwrite)
+    with on_threads(1):
+        if request.task == FEATURES:
+            return _probe(request, folder, work, names, overwrite=overwrite)
+        task = TASKS[request.task]
+        if isinstance(task, Paired):
+            return _contest(task, request, folder, work, names, beside, overwrite=overwrite)
+        return _judge(task, request, folder, work, names, reader, beside, overwrite=overwrite)
+
+
+def _judge(
+    task: Task,
+    request: EvaluateRequest,
+    folder: Path,
+    work: Work,
+    names: Sequence[str],
+    reader: Probes | None,
+    beside: Sequence[Section],
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """`evaluate` for a task whose images are judged as a set."""
+    files: tuple[Path, ...] = ()
     settings: Settings | None = None
     if request.model is not None:
         sat = model_of(request)
@@ -109,20 +120,24 @@ def evaluate(
         settings = task.settings(sat, request, size)
     else:
         files, size = files_of(request)
+    matched = files == () or matching(files)
     sources = open_sources(request.data, request.split)
     asked, others = choose(
-        sources, n=request.n if files == () else len(files), size=size, seed=request.seed, fit=request.fit
+        sources, n=request.n if matched else len(files), size=size, seed=request.seed, fit=request.fit
     )
+    if files and len(files) != len(asked):
+        raise DatasetError(_UNANSWERED.format(request.images, len(files), len(asked)))
+    asked = task.asks(asked, request)
     trained, taught = _trained(request, size)
     networks = [network_of(name) for name in names]
-    said = protocol(request, asked, others, networks, settings, (trained, taught), {})
+    said = protocol(request, asked, others, networks, settings, (trained, taught), task.conditions(request))
     report.prepare(folder, PARTS, overwrite=overwrite)
     unit = LOOK if settings is None else task.unit(settings)
-    made, made_by = work.images(request, task, settings, asked, files, unit)
+    made, maker = work.images(request, task, settings, asked, files, unit)
     pixels = MadeUnits(made)
     evidence = Evidence(
         asked=asked,
-        made=work.look("made", [made_by, said["hash"]], len(asked), unit, pixels, names),
+        made=work.look("made", [maker, said["hash"]], len(asked), unit, pixels, names),
         real=work.look_at("real", asked, names),
         others=others,
         reference=work.look_at("reference", others, names),
@@ -130,16 +145,15 @@ def evaluate(
         train=None if trained is None else work.look_at("train", trained, ()),
         networks=networks,
         probes=[*([reader] if reader else []), *_taught(work, taught, names)],
-        matched=files == () or matching(files),
+        matched=matched,
         seed=request.seed,
-        kept=made,
         clip=request.clip,
     )
     sections = [*task.sections(evidence), _sheets(evidence)]
     for name in request.vary:
-        sections.append(_varied(work, name, request, task, evidence, [made_by, said["hash"]], names))
+        sections.append(_varied(work, name, request, task, evidence, [maker, said["hash"]], names))
     sections += beside
-    written = report.write(folder, said, made_by, asked.cases, sections, matched=evidence.matched)
+    written = report.write(folder, said, maker, asked.cases, sections, matched=evidence.matched)
     shutil.rmtree(folder / PARTS)
     return written
 
@@ -191,22 +205,41 @@ def _contest(
     if request.model is not None:
         settings = task.settings(model_of(request), request)
     else:
-        files, _ = files_of(replace(request, n=None))
+        files, _ = files_of(request)
     asked = task.choose(open_sources(request.data, request.split), request, size)
     if files and (len(files) != len(asked) or not matching(files)):
-        raise DatasetError(
-            f"{request.images} holds {len(files)} images; {len(asked)} are asked for, 000000.png and so on. "
-            "Take the inputs, and their names, of --cases with the same options."
-        )
+        raise DatasetError(_UNANSWERED.format(request.images, len(files), len(asked)))
     networks = [network_of(name) for name in names]
     said = protocol(request, asked, None, networks, settings, (), conditions)
     report.prepare(folder, PARTS, overwrite=overwrite)
-    made, made_by = work.images(request, task, settings, asked, files, UNIT)
+    made, maker = work.images(request, task, settings, asked, files, UNIT)
     scoring = Scoring(task, request, asked, made, tuple(names))
-    scores = work.complete("scores", [made_by, said["hash"]], -(-len(asked) // UNIT), scoring)
+    scores = work.complete("scores", [maker, said["hash"]], -(-len(asked) // UNIT), scoring)
     section = contest.measure(task, request, asked, made, scores, names)
-    written = report.write(folder, said, made_by, asked.cases, [section, *beside], matched=True)
+    written = report.write(folder, said, maker, asked.cases, [section, *beside], matched=True)
     shutil.rmtree(folder / PARTS)
+    return written
+
+
+def _probe(
+    request: EvaluateRequest, folder: Path, work: Work, names: Sequence[str], *, overwrite: bool
+) -> dict[str, Any]:
+    """`evaluate` for the network as a backbone, beside the feature networks."""
+    sources = tuple(Path(address) for address in request.data)
+    plan = backbone.Plan(
+        sources=sources, n=request.n or backbone.MOST, size=request.size or SIZE, seed=request.seed
+    )
+    networks = [network_of(name) for name in names]
+    said: dict[str, Any] = {"task": FEATURES, "split": "test", **plan.protocol}
+    said |= {"features": {n.name: n.digest for n in networks}, **versions()}
+    said |= {"hash": digest(said)}
+    sat = model_of(request)
+    looks = {sat.checkpoint: backbone.of_model(sat, request.seed)}
+    looks |= {network.digest: backbone.of_network(network) for network in networks}
+    report.prepare(folder, PARTS, overwrite=overwrite)
+    section = backbone.measure(looks, plan, work.folder, work.on_unit)
+    written = report.write(folder, said, made_by(sat), [], [section], matched=False)
+    shutil.rmtree(work.folder)
     return written
 
 
@@ -218,6 +251,8 @@ def cases(request: EvaluateRequest) -> Cases:
         DatasetError: If the data are not as they should be.
     """
     _check(request)
+    if request.task in (EDIT, FEATURES):
+        raise ConfigError(f"{request.task} asks nobody else for images, so there are no cases.")
     task = TASKS[request.task]
     if isinstance(task, Paired):
         task.conditions(request, request.size or SIZE)
@@ -255,9 +290,7 @@ def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int
         inside = path / f"{row:06d}"
         inside.mkdir(parents=True, exist_ok=True)
         for i, (pixels, known) in enumerate(task.trial(request, asked, row).given):
-            out = io.BytesIO()
-            Image.fromarray(pixels).save(out, "PNG")
-            write_bytes(inside / f"given-{i}.png", out.getvalue(), overwrite=overwrite)
+            write_bytes(inside / f"given-{i}.png", figures.png(pixels), overwrite=overwrite)
             said = json.dumps(known.to_dict()).encode()
             write_bytes(inside / f"given-{i}.json", said, overwrite=overwrite)
     write_bytes(path / report.CASES, content, overwrite=overwrite)
@@ -265,8 +298,11 @@ def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int
 
 
 def _check(request: EvaluateRequest) -> None:
-    if request.task not in TASKS:
-        raise ConfigError(f"There is no task {request.task!r} to evaluate. Known are: {', '.join(TASKS)}.")
+    known = (*TASKS, FEATURES)
+    if request.task not in known:
+        raise ConfigError(f"There is no task {request.task!r} to evaluate. Known are: {', '.join(known)}.")
+    if request.task in (EDIT, FEATURES) and request.model is None:
+        raise ConfigError(f"{request.task} measures a model, not images. Give --model.")
     if not request.data:
         raise ConfigError("No data are given. Give a folder of a data set.")
     if (request.model is None) == (request.images is None):
@@ -277,6 +313,8 @@ def _check(request: EvaluateRequest) -> None:
             f"vary is {', '.join(request.vary)}. Give some of {', '.join(VARIATIONS)}, with a model and the "
             "task generate."
         )
+    if deaf := unheeded(request):
+        raise ConfigError(f"The task {request.task} does not know {', '.join(deaf)}. Leave that out.")
     for name, allowed in (("fit", FITS), ("direction", DIRECTIONS)):
         if getattr(request, name) not in allowed:
             raise ConfigError(f"{name} is {getattr(request, name)!r}. Give one of {', '.join(allowed)}.")

@@ -1,9 +1,12 @@
 """A part of a report: tables, scores of single images, and pictures."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from diffusionsat.metrics.bootstrap import bootstrap
 
 Line = dict[str, Any]
 
@@ -24,3 +27,10 @@ class Section:
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+def over_places(values: np.ndarray, places: Sequence[str]) -> dict[str, float] | float:
+    """The mean of a number an image, (N,), with its interval if there are two places."""
+    if len(set(places)) < 2:
+        return float(values.mean())
+    return asdict(bootstrap(lambda rows: float(values[rows].mean()), places))

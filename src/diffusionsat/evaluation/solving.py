@@ -14,7 +14,7 @@ from diffusionsat.diffusion.solvers import SOLVERS
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.arms import Arm, moved
 from diffusionsat.evaluation.cases import Cases
-from diffusionsat.evaluation.controllability import ERRORS, KNOWN, LEAST
+from diffusionsat.evaluation.controllability import ERRORS, KNOWN, LEAST, errors
 from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.quality import briefly, moments_of
@@ -118,24 +118,30 @@ def measure(evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
     for said in steps:
         last = [x for x in steps if (x["schedule"], x["solver"]) == (said["schedule"], said["solver"])][-1]
         said["excess"] = said["frechet_distance"] / last["frechet_distance"] - 1
+        said["excess over"] = f"{last['steps']} steps"
     floor = frechet_distance(moments_of(evidence.real.features(name)), moments)
     return Section(
-        {"steps": steps, "guidance": strengths},
+        {"steps": _named(steps, "steps"), "guidance": _named(strengths, "strength")},
         files={"sampling.png": figures.sampling(steps, strengths, floor)},
         notes=[_verdict(steps)],
     )
+
+
+def _named(lines: Sequence[Line], key: str) -> list[Line]:
+    """Lines with a number as text, since it says what a line is about."""
+    return [{**line, key: format(line[key], "g")} for line in lines]
 
 
 def _errors(evidence: Evidence, seen: Seen) -> Line:
     """Mean error of month, place and gsd as the first probes that can read it."""
     found: Line = {}
     metadata = [case.metadata for case in evidence.asked.cases]
-    for field, error in ERRORS.items():
+    for field in ERRORS:
         rows = [i for i, m in enumerate(metadata) if KNOWN[field](m) is not None]
         probes = next((p for p in evidence.probes if field in p.fields), None)
         if probes is not None and len(rows) >= LEAST:
-            features = seen.features(probes.network)[rows]
-            found[f"{field} error"] = float(error(probes, features, [metadata[i] for i in rows]).mean())
+            features, wanted = seen.features(probes.network), [metadata[i] for i in rows]
+            found[f"{field} error"] = float(errors(field, probes, features, rows, wanted).mean())
     return found
 
 

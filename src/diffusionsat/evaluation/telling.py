@@ -4,7 +4,6 @@ Every arm is made with the noise of the images that are judged, so that what dif
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,8 @@ from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.probes import Probes
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.quality import briefly, moments_of
-from diffusionsat.evaluation.section import Line, Section
+from diffusionsat.evaluation.section import Line, Section, over_places
 from diffusionsat.metadata import Metadata
-from diffusionsat.metrics.bootstrap import bootstrap
 from diffusionsat.metrics.probes import circular_error, great_circle_km, spearman
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -136,7 +134,7 @@ def read_share(evidence: Evidence, seen: Seen) -> float | None:
         for label_set, known in probes.classes.items():
             rows = [i for i, c in enumerate(cases) if c.source == label_set and c.label in known]
             if rows:
-                said = probes.labels(seen.features(probes.network)[rows], label_set).tolist()
+                said = probes.labels(seen.features(probes.network), label_set, rows).tolist()
                 right += [label == cases[i].label for label, i in zip(said, rows, strict=True)]
         if right:
             return float(np.mean(right))
@@ -157,11 +155,7 @@ def _sweeps(evidence: Evidence, probes: Probes, swept: Mapping[str, Mapping[floa
         seen = {value: images.features(probes.network) for value, images in by_value.items()}
         order = _order(field, {value: _read(probes, field, x) for value, x in seen.items()})
         line: Line = {"swept": field, "probe": probes.name, "n": len(before), "values": len(seen)}
-        line["order"] = (
-            asdict(bootstrap(lambda r, order=order: float(order[r].mean()), places))
-            if len(set(places)) > 1
-            else float(order.mean())
-        )
+        line["order"] = over_places(order, places)
         for other in probes.fields:
             readings = [_read(probes, other, x) for x in seen.values()]
             along = [_apart(other, a, b).mean() for i, a in enumerate(readings) for b in readings[i + 1 :]]

@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.units import digest
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
+from diffusionsat.tasks.predict import days_apart
 from diffusionsat.tasks.restoring import Restoration
 
 WHOLE = "whole"
@@ -132,13 +132,6 @@ def _others(frames: Sequence[Stored], number: int, fit: str, direction: str) -> 
     return sorted(found.values(), key=lambda stored: days_apart(stored.metadata, target.metadata))
 
 
-def days_apart(one: Metadata, other: Metadata) -> float:
-    """Days between two dates, the middle of each; infinite if one is unknown."""
-    spans = (one.interval(), other.interval())
-    middles = [(s[0].toordinal() + s[1].toordinal()) / 2 for s in spans if s is not None]
-    return abs(middles[0] - middles[1]) if len(middles) == 2 else inf
-
-
 def sequences(sources: Sequence[Source]) -> list[Source | Series]:
     """Sources of single images as sequences, the rows of one place a record."""
     return [s if (s.images.frames > 1).any() else Series(s) for s in sources]
@@ -201,7 +194,8 @@ def choose(
     if len(chosen) < max(2, n or 0):
         raise ConfigError(
             f"{max(2, n or 0)} images are wanted, at least 2; the data have {len(chosen)} of {size} px and "
-            "more that the task can be tried on. Give another -n or --size, or more --data."
+            "more that the task can be tried on: some tasks want a date, or other dates of the same ground. "
+            "Give another -n or --size, or more --data."
         )
     chosen.sort()
     picked = np.array([place for place, wished in chosen for _ in wished])

@@ -4,9 +4,10 @@ A unit is a function of its number alone, computed in batches of one shape and w
 its result is the same whoever computes it, and whatever was done before.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def claim(folder: Path, identity: Any) -> None:
         )
 
 
+@contextlib.contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """So many threads while the block lasts, on which the last bits of sums depend; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True, slots=True)
 class _Keeping:
     """A unit's work with its result kept; what other processes are sent."""
@@ -57,13 +69,9 @@ class _Keeping:
     threads: int | None
 
     def __call__(self, unit: int) -> int:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads or threads)
-        try:
-            with writing(_file(self.folder, unit), overwrite=True) as partial, partial.open("wb") as file:
-                np.savez(file, **self.compute(unit))  # pyright: ignore[reportArgumentType], names are data
-        finally:
-            torch.set_num_threads(threads)
+        part = _file(self.folder, unit)
+        with on_threads(self.threads), writing(part, overwrite=True) as partial, partial.open("wb") as file:
+            np.savez(file, **self.compute(unit))  # pyright: ignore[reportArgumentType], names are data
         return unit
 
 

@@ -14,20 +14,12 @@ from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation.cases import cut
 from diffusionsat.evaluation.paired import Paired, tensor
 from diffusionsat.evaluation.protocol import EvaluateRequest
-from diffusionsat.evaluation.trials import (
-    Given,
-    Trial,
-    choose,
-    days_apart,
-    framed,
-    generator,
-    plain,
-    sampled,
-)
+from diffusionsat.evaluation.trials import Given, Trial, choose, framed, generator, plain, sampled
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics import consistency as agreement
 from diffusionsat.tasks.inputs import Subject
 from diffusionsat.tasks.measuring import Measurement
+from diffusionsat.tasks.predict import days_apart
 from diffusionsat.tasks.upscale import CONSISTENCY, UpscaleRequest
 
 BICUBIC, COLOUR, COPY = "bicubic", "mean colour", "copy of the nearest date"
@@ -69,6 +61,8 @@ class Upscale(Paired):
             )
         if request.consistency not in CONSISTENCY:
             raise ConfigError(f"consistency is {request.consistency!r}. Give {', '.join(CONSISTENCY)}.")
+        if request.references < 0:
+            raise ConfigError(f"references is {request.references}. Give a number of images from 0.")
         sensor = "unknown: modulation 0.3, signal to noise 100 at 0.2; 8 bit"
         return {
             "factor": factor,
@@ -102,6 +96,10 @@ class Upscale(Paired):
             parts={},
             given=[(seen, coarse), *references],
         )
+
+    def ratio(self, request: EvaluateRequest) -> int:
+        """The factor."""
+        return request.factor
 
     def more(self, request: EvaluateRequest, image: Tensor, trials: Sequence[Trial]) -> dict[str, Tensor]:
         """opensr-test's questions, and the disagreement with the measurement in units of its noise."""

@@ -1,15 +1,12 @@
 """Do images show the words that they were asked for with."""
 
-from dataclasses import asdict
-
 import numpy as np
 import torch
 
 from diffusionsat.evaluation import alignment, figures
 from diffusionsat.evaluation.evidence import Evidence
 from diffusionsat.evaluation.probes import fit_classifier
-from diffusionsat.evaluation.section import Line, Section
-from diffusionsat.metrics.bootstrap import bootstrap
+from diffusionsat.evaluation.section import Line, Section, over_places
 
 LEAST = 20  # images with a label of one set
 LEARNED = 10_000  # images that a classifier learns from, and is tried on, at most
@@ -33,16 +30,12 @@ def measure(evidence: Evidence) -> Section:
                 continue
             wanted = np.array([cases[i].label for i in rows])
             said, real = (
-                probes.labels(seen.features(probes.network)[rows], label_set)
+                probes.labels(seen.features(probes.network), label_set, rows)
                 for seen in (evidence.made, evidence.real)
             )
             right, places = (said == wanted).astype(float), [cases[i].place for i in rows]
             line: Line = {"labels": label_set, "probe": probes.name, "n": len(rows)}
-            line["read"] = (
-                asdict(bootstrap(lambda r, right=right: float(right[r].mean()), places))
-                if len(set(places)) > 1
-                else float(right.mean())
-            )
+            line["read"] = over_places(right, places)
             line["read_real"] = float((real == wanted).mean())
             shares = {label: float((wanted == label).mean()) for label in set(wanted.tolist())}
             line["read_by_chance"] = float(
@@ -67,6 +60,7 @@ def usefulness(evidence: Evidence) -> Section:
     cases that were asked for, and are tried on the reference.
     """
     lines: list[Line] = []
+    notes: list[str] = []
     own = {p.network for p in evidence.probes if not p.family and p.classes}
     asked, others = evidence.asked.cases, evidence.others.cases
     for network in evidence.networks:
@@ -87,6 +81,7 @@ def usefulness(evidence: Evidence) -> Section:
             for share in SHARES:
                 some = np.sort(order[: round(share * len(rows))])
                 if len(set(labels[some].tolist())) < 2:
+                    notes.append(f"{share:.0%} of {len(rows)} images of {source} teach no classes: too few.")
                     continue
                 by_real = fit_classifier(real[some], labels[some])(seen)
                 both = torch.cat([real[some], made]), np.concatenate([labels[some], labels])
@@ -96,4 +91,4 @@ def usefulness(evidence: Evidence) -> Section:
                 line["by_generated"] = by_generated
                 line["by_both"] = float((fit_classifier(*both)(seen) == truth).mean())
                 lines.append(line)
-    return Section({"usefulness": lines} if lines else {})
+    return Section({"usefulness": lines} if lines else {}, notes=list(dict.fromkeys(notes)))

@@ -11,7 +11,7 @@ from diffusionsat.evaluation.cases import Cases
 from diffusionsat.evaluation.elsewhere import Reading
 from diffusionsat.evaluation.evidence import LOOK, Evidence, Look, RealUnits, Seen, network_of
 from diffusionsat.evaluation.paired import UNIT, Paired
-from diffusionsat.evaluation.protocol import EvaluateRequest
+from diffusionsat.evaluation.protocol import EDIT, EvaluateRequest
 from diffusionsat.evaluation.section import Section
 from diffusionsat.evaluation.trials import Given
 from diffusionsat.evaluation.units import Arrays, Kept, OnUnit, complete
@@ -23,6 +23,14 @@ from diffusionsat.tasks.sampling import Settings
 class Task(Protocol):
     """A task as an evaluation needs it; one file each."""
 
+    def asks(self, cases: Cases, request: EvaluateRequest) -> Cases:
+        """What is asked for, of the cases that were chosen."""
+        ...
+
+    def conditions(self, request: EvaluateRequest) -> dict[str, Any]:
+        """What the protocol says of the task."""
+        ...
+
     def settings(self, sat: DiffusionSat, request: EvaluateRequest, size: int) -> Any:
         """How every image is sampled, a `Settings`; refuses options that are not possible."""
         ...
@@ -32,7 +40,7 @@ class Task(Protocol):
         ...
 
     def make(self, sat: DiffusionSat, request: EvaluateRequest, asked: Cases, rows: range) -> Arrays:
-        """``pixels`` of some cases, uint8 (N, H, W, 3), and what else the task's measures want of them."""
+        """``pixels`` of some cases, uint8 (N, H, W, 3)."""
         ...
 
     def sections(self, evidence: Evidence) -> list[Section]:
@@ -50,6 +58,17 @@ def model_of(request: EvaluateRequest) -> DiffusionSat:
     """The model of a request, its schedule in place."""
     sat = load_model(str(request.model), request.device, request.precision)
     return solving.scheduled(sat, request.schedule)
+
+
+def made_by(sat: DiffusionSat) -> dict[str, str]:
+    """What a report says of a model."""
+    return {
+        "model": f"{sat.config.name}@{sat.config.version}",
+        "model_hash": sat.checkpoint,
+        "licence": sat.config.licence,
+        "precision": sat.precision,
+        "device": sat.device.type,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +148,10 @@ class Work:
             read = self.complete(folder, identity, -(-len(files) // unit), reading)
             return read, {"images": str(request.images)}
         sat = model_of(request)
-        made_by = {
-            "model": f"{sat.config.name}@{sat.config.version}",
-            "model_hash": sat.checkpoint,
-            "licence": sat.config.licence,
-            "precision": sat.precision,
-            "device": sat.device.type,
-            **({"control": request.control} if isinstance(task, Paired) else {}),
-        }
+        maker = made_by(sat) | ({"control": request.control} if isinstance(task, Paired) else {})
         given = [request.factor, request.samples, request.consistency, request.schedule]
-        identity = [made_by, request.task, asked.digest, asked.size, asked.fit, repr(settings), given]
+        given += [request.given] if request.given else []
+        given += [request.strength] if request.task == EDIT else []
+        identity = [maker, request.task, asked.digest, asked.size, asked.fit, repr(settings), given]
         making = _Making(task, request, asked, unit)
-        return self.complete(folder, identity, -(-len(asked) // unit), making), made_by
+        return self.complete(folder, identity, -(-len(asked) // unit), making), maker

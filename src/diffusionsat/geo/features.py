@@ -9,6 +9,7 @@ from typing import Any
 from diffusionsat.errors import RasterError
 
 _PROPERTIES = ("prompt", "label", "date", "gsd", "cloud_cover", "seed", "id")
+_KINDS = ("Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,8 @@ def _points(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
         for part in geometry["geometries"]:
             yield from _points(part)
         return
+    if geometry["type"] not in _KINDS:
+        raise RasterError(f"its type is {geometry['type']!r}, not {', '.join(_KINDS)} or GeometryCollection")
     stack = [geometry["coordinates"]]
     while stack:
         coordinates = stack.pop()
@@ -120,4 +123,4 @@ def _points(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
         if coordinates and isinstance(coordinates[0], (int, float)):
             yield float(coordinates[0]), float(coordinates[1])
         else:
-            stack.extend(coordinates)
+            stack.extend(reversed(coordinates))

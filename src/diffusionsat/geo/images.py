@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusionsat.errors import RasterError
-from diffusionsat.files import check_writable, write_bytes
+from diffusionsat.files import check_writable, write_bytes, writing
 from diffusionsat.geo.grids import Grid
 
 TAG = "DIFFUSIONSAT"  # provenance, as JSON
@@ -87,18 +87,15 @@ def save_png(
     beside = path.with_suffix(".pgw")
     check_writable(path, overwrite=overwrite)
     if grid is not None:
-        write_bytes(beside, world_file(grid), overwrite=overwrite)
+        with writing(beside, overwrite=overwrite) as placing:
+            placing.write_bytes(world_file(grid))
+            write_bytes(path, png(pixels, grid, tags), overwrite=overwrite)
     elif beside.exists() and not overwrite:
         raise RasterError(
             f"{beside} exists and would give {path} a place. Give another name, or --overwrite."
         )
-    try:
+    else:
         write_bytes(path, png(pixels, grid, tags), overwrite=overwrite)
-    except BaseException:
-        if grid is not None:
-            beside.unlink(missing_ok=True)
-        raise
-    if grid is None:
         beside.unlink(missing_ok=True)
 
 
@@ -133,7 +130,7 @@ def read_tags(path: Path) -> dict[str, Any] | None:
                 image.load()
                 tags = {str(name): value for name, value in image.info.items()}
         except OSError as error:
-            raise RasterError(f"{path} cannot be read as a PNG: {error}.") from None
+            raise RasterError(f"{path} cannot be read as a PNG: {str(error).rstrip('.')}.") from None
     else:
         import rasterio
         from rasterio.errors import RasterioIOError
@@ -142,7 +139,7 @@ def read_tags(path: Path) -> dict[str, Any] | None:
             with quiet_gdal(), rasterio.open(path) as file:
                 tags = file.tags()
         except RasterioIOError as error:
-            raise RasterError(f"{path} cannot be read as a raster: {error}.") from None
+            raise RasterError(f"{path} cannot be read as a raster: {str(error).rstrip('.')}.") from None
     if TAG not in tags:
         return None
     try:

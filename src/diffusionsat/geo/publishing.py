@@ -95,7 +95,7 @@ class RasterWriter:
         offset: What they are told to add then.
         crs: None if it is not known where the pixels lie.
         transform: Pixel (column, row) to CRS (x, y); may be rotated.
-        tags: Written as TIFF metadata, in this order.
+        tags: Written as TIFF metadata.
         inputs: Files that must not be written over.
         overwrite: Replace an existing file.
 

@@ -2,6 +2,7 @@
 
 A `Raster` is handed to whoever needs pixels; it knows its bands and where it lies, reads in memory that does
 not depend on its size, in any thread, and travels to other processes.
+Both kinds stand here, beside what opens them.
 """
 
 import contextlib

@@ -36,6 +36,13 @@ class Metric:
     unit: str
     range: tuple[float, float]
 
+    def worse(self, after: float, before: float, level: float = 0.9) -> bool:
+        """Whether a figure is worse than another one; ``level`` is what a level was asked for."""
+        if self.better in ("lower", "higher"):
+            return after > before if self.better == "lower" else after < before
+        wanted = 1.0 if self.better == "one" else level
+        return abs(after - wanted) > abs(before - wanted)
+
 
 METRICS: dict[str, Metric] = {
     "frechet_distance": Metric(distributions.frechet_distance, "lower", "squared features", (0, inf)),
@@ -48,6 +55,7 @@ METRICS: dict[str, Metric] = {
     "coverage": Metric(coverage.manifold_scores, "higher", "", (0, 1)),
     "mse": Metric(pairs.mse, "lower", "squared images", (0, inf)),
     "psnr": Metric(pairs.psnr, "higher", "dB", (-inf, inf)),
+    "psnr_pooled": Metric(pairs.decibels, "higher", "dB", (-inf, inf)),
     "ssim": Metric(pairs.ssim, "higher", "", (-1, 1)),
     "uqi": Metric(pairs.uqi, "higher", "", (-1, 1)),
     "spectral_angle": Metric(pairs.spectral_angle, "lower", "degrees", (0, 180)),

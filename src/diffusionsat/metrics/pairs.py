@@ -30,10 +30,11 @@ def mse(image: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
 
 
 def decibels(error: Tensor, data_range: float) -> Tensor:
-    """PSNR of a mean squared error: 10 log10(R² / MSE).
+    """PSNR of a mean squared error: 10 log10(R² / MSE); unbounded, higher is better, in dB.
 
     Of each image's error it gives PSNR an image, whose mean is the common figure; of the errors' mean it
     gives the pooled PSNR, which one perfect image cannot make infinite.
+    Source: the definition.
 
     Args:
         error: Mean squared errors, any shape.

@@ -29,8 +29,9 @@ from diffusionsat.service.results import described, save_layers, save_scene, sav
 from diffusionsat.service.schemas import PROCESSES, FeaturesInputs
 from diffusionsat.service.store import Row, Store
 from diffusionsat.service.uploads import placed
+from diffusionsat.tasks.drawing import grid_of
 from diffusionsat.tasks.feature_maps import map_features
-from diffusionsat.tasks.generate import Resolved, batch_size, grid_of, make_batch
+from diffusionsat.tasks.generate import Resolved, batch_size, make_batch
 from diffusionsat.tasks.restoring import Restoration, restore_to
 from diffusionsat.tasks.sampling import SamplingRequest, provenance
 
@@ -235,7 +236,7 @@ class Worker(threading.Thread):
             out = io.BytesIO()
             Image.fromarray(pixels).save(out, "PNG")
             address = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-            found.append({"png": address, "corners": placed(grid_of(each))[0]})
+            found.append({"png": address, "corners": placed(grid_of(each.metadata, each.size))[0]})
         return found
 
     def _other(self, row: Row) -> None:

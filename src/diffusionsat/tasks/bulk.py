@@ -12,7 +12,8 @@ from diffusionsat.errors import DiffusionSatError, RasterError
 from diffusionsat.files import write_bytes
 from diffusionsat.geo.features import Feature
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size, grid_of, make_batch
+from diffusionsat.tasks.drawing import grid_of
+from diffusionsat.tasks.generate import GenerateRequest, Resolved, batch_size, make_batch
 from diffusionsat.tasks.scene import Scene
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ def _planned(sat: DiffusionSat, feature: Feature, base: GenerateRequest) -> Plan
     if feature.place is not None:
         given["lon"], given["lat"] = feature.place
     request = replace(base, prompt=prompt, seed=seed, metadata=base.metadata.replace(**given)).resolved(sat)
-    grid_of(request)  # an extent that cannot be mapped is this feature's fault and is told as such
+    # An extent that cannot be mapped is this feature's fault and is told as such.
+    grid_of(request.metadata, request.size)
     return Planned(name=name, label=label, request=request, index=index)
 
 

@@ -11,7 +11,7 @@ from diffusionsat.geo.masks import MaskSource, open_mask
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.inputs import Source, Subject, hashes, known, opened
-from diffusionsat.tasks.repainting import Repainting
+from diffusionsat.tasks.repainting import Repainting, check_feather
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, SamplingRequest, check_count
 from diffusionsat.tasks.scene import Scene
@@ -47,6 +47,7 @@ class EditRequest(SamplingRequest):
         subject = Subject.of(opened(self.image, "edit")[0])
         frame, raster = subject.frame, subject.frame.raster
         hole = None if self.mask is None else open_mask(self.mask, raster)
+        feather = check_feather(self.feather)
         job = Repainting(
             sat,
             self.settings(sat),
@@ -60,12 +61,12 @@ class EditRequest(SamplingRequest):
             inputs=hashes([frame]),
             more={
                 "strength": self.strength,
-                "feather": self.feather,
+                "feather": feather,
                 "bands_copied": subject.copied,
             },
             frame=frame,
             hole=hole,
-            feather=0 if hole is None else self.feather,
+            feather=0 if hole is None else feather,
             strength=self.strength,
             fills=False,
         )

@@ -8,7 +8,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,11 +140,6 @@ class Extractor:
         self.modules = {name: known[name] for name in dict.fromkeys(self.blocks)}
         self.strides: dict[str, int] = {}
 
-    @cached_property
-    def names(self) -> list[str]:
-        """``block@sigma``, levels of one block together."""
-        return [f"{block}@{sigma:g}" for block in self.modules for sigma in self.sigmas]
-
     @torch.inference_mode()
     def __call__(
         self,
@@ -165,7 +159,7 @@ class Extractor:
             corner: Row and column of the upper left pixel on the plane of the noise, multiples of `grain`.
 
         Returns:
-            By `names`, float32 (B, C, h, w).
+            By ``block@sigma``, levels of one block together, float32 (B, C, h, w).
         """
         height, width = pixels.shape[1:3]
         factor = self.sat.factor

@@ -5,25 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-import torch
-
-from diffusionsat.diffusion.denoisers import input_scale
-from diffusionsat.diffusion.solvers import SOLVERS, OnStep
+from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import ConfigError
-from diffusionsat.geo.grids import Grid
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.noise_keys import normal
-from diffusionsat.tasks.job import Job
+from diffusionsat.tasks.drawing import draw, grid_of
 from diffusionsat.tasks.sampling import SamplingRequest, Settings, check_count, provenance
 from diffusionsat.tasks.scene import Scene
 
 log = logging.getLogger(__name__)
 
 MOST_PIXELS = 8192 * 8192
-_WHOLE_PIXELS = 512 * 512  # larger images are made in windows: networks are used to smaller ones
-_STRIP = 256  # rows that are decoded at once
 _BATCH_PIXELS = 4 * 256 * 256  # what one batch holds, whatever the number of images
 
 
@@ -48,10 +40,14 @@ class GenerateRequest(SamplingRequest):
             ConfigError: If a value is not possible; the message names what is.
         """
         defaults, metadata = sat.config.defaults, self.metadata
+        if not isinstance(metadata, Metadata):
+            raise ConfigError(f"metadata is {metadata!r}. Give a Metadata.")
         if metadata.lon is not None and metadata.lat is not None and metadata.gsd is None:
             metadata = metadata.replace(gsd=defaults.gsd)
             log.info("gsd is not given; %g m per pixel is taken", defaults.gsd)
-        width, height = self.size or defaults.size
+        if metadata.lon is None or metadata.lat is None:
+            log.info("no place is given; the image has no georeference")
+        width, height = _sides(self.size or defaults.size)
         for name, side in (("width", width), ("height", height)):
             _check_side(name, side, sat.multiple)
         if width * height > MOST_PIXELS:
@@ -109,7 +105,6 @@ def batch_size(request: Resolved) -> int:
     return max(1, _BATCH_PIXELS // (width * height))
 
 
-@torch.inference_mode()
 def make_batch(
     sat: DiffusionSat, images: Sequence[tuple[Resolved, int]], on_step: OnStep | None = None
 ) -> list[Scene]:
@@ -117,64 +112,31 @@ def make_batch(
 
     Size, steps, solver, guidance and negative must be those of the first.
     """
-    first = images[0][0]
-    width, height = first.size
-    if width * height > _WHOLE_PIXELS:
-        return [_in_windows(sat, request, index, on_step) for request, index in images]
-    grids = [grid_of(request) for request, _ in images]
-    rows, columns = height // sat.factor, width // sat.factor
-    noise = np.stack(
-        [
-            normal(
-                r.seed,
-                i,
-                "initial",
-                0,
-                channels=sat.latent_channels,
-                rows=range(rows),
-                columns=range(columns),
-            )
-            for r, i in images
-        ]
+    requests = [request for request, _ in images]
+    grids = [grid_of(request.metadata, request.size) for request in requests]
+    drawn = draw(
+        sat,
+        requests,
+        [request.metadata for request in requests],
+        [index for _, index in images],
+        requests[0].size,
+        on_step,
     )
-    sigmas = sat.schedule.levels(first.steps, first.size).tolist()
-    denoise = sat.conditioned(
-        [r.prompt for r, _ in images], [r.metadata for r, _ in images], first.negative, first.guidance
-    )
-    x = torch.from_numpy(noise).to(sat.device) * (1 + sigmas[0] ** 2) ** 0.5  # all that is seen at that level
-    latents = SOLVERS[first.solver](denoise, x, sigmas, on_step)
-    pixels = sat.decode(latents / input_scale(sat.config.prediction, sigmas[-1]))
     return [
         Scene(pixels=p, grid=g, metadata=r.metadata, provenance=made(sat, r, i))
-        for p, g, (r, i) in zip(pixels, grids, images, strict=True)
+        for p, g, (r, i) in zip(drawn, grids, images, strict=True)
     ]
-
-
-def _in_windows(sat: DiffusionSat, request: Resolved, index: int, on_step: OnStep | None) -> Scene:
-    """One image, however large, of windows that are fused at every step."""
-    grid = grid_of(request)
-    job = Job(sat, request, request.metadata, request.size, grid=grid, index=index)
-    latents, renderer = job.solve(on_step), job.renderer
-    width, height = request.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, _STRIP):
-        rows = range(top, min(top + _STRIP, height))
-        shown = renderer.decode(latents, rows, range(width))
-        pixels[rows.start : rows.stop] = np.rint(255 * np.moveaxis(shown, 0, 2))
-    return Scene(pixels=pixels, grid=grid, metadata=request.metadata, provenance=made(sat, request, index))
-
-
-def grid_of(request: Resolved) -> Grid | None:
-    """Where a request's pixels lie; None if place or gsd is unknown."""
-    m = request.metadata
-    if m.lon is None or m.lat is None or m.gsd is None:
-        return None
-    return Grid.around(m.lon, m.lat, m.gsd, *request.size)
 
 
 def made(sat: DiffusionSat, request: Resolved, index: int) -> dict[str, Any]:
     """How an image of a request is made: see `provenance`."""
     return provenance(sat, request, "generate", index=index, size=list(request.size))
+
+
+def _sides(size: Any) -> tuple[Any, Any]:
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise ConfigError(f"size is {size!r}. Give (width, height) in pixels.")
+    return size[0], size[1]
 
 
 def _check_side(name: str, side: int, multiple: int) -> None:

@@ -4,19 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusionsat.diffusion.solvers import OnStep
-from diffusionsat.errors import ConfigError, RasterError
+from diffusionsat.errors import RasterError
 from diffusionsat.geo.masks import Gaps, MaskSource, marks_any, open_mask
 from diffusionsat.geo.rasters import Raster
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened, ranges_of
-from diffusionsat.tasks.repainting import Repainting
+from diffusionsat.tasks.repainting import Repainting, check_feather
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
 from diffusionsat.tasks.scene import Scene
 from diffusionsat.tasks.views import view_of, without
-
-MOST_FEATHER = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class InpaintRequest(SamplingRequest):
 
 
 def repainting(
-    request: "InpaintRequest",
+    request: InpaintRequest,
     sat: DiffusionSat,
     task: str,
     subject: Subject,
@@ -65,8 +63,7 @@ def repainting(
     metadata: Metadata,
 ) -> Repainting:
     """The job of a hole that is known."""
-    if isinstance(request.feather, bool) or request.feather not in range(MOST_FEATHER + 1):
-        raise ConfigError(f"feather is {request.feather!r}. Give pixels, 0 to {MOST_FEATHER}.")
+    feather = check_feather(request.feather)
     frame = subject.frame
     references = opened(request.references, task) if request.references else []
     control = control_of(sat, request.control, "temporal")
@@ -85,10 +82,10 @@ def repainting(
         samples=check_count("samples", request.samples, MOST_SAMPLES),
         said=subject.frame.tags(subject.copied),
         inputs=hashes([frame, *references]),
-        more={"feather": request.feather, "bands_copied": subject.copied},
+        more={"feather": feather, "bands_copied": subject.copied},
         frame=frame,
         hole=hole,
-        feather=request.feather,
+        feather=feather,
     )
 
 

@@ -49,6 +49,7 @@ class Job:
     window = 256  # pixels of a side that the networks see at once
     overlap = 96  # pixels that windows share with their neighbours
     grain = 1  # latent pixels that windows begin at multiples of
+    stage = 0  # which noise: each stage of an image has its own
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class Job:
             self.settings.seed,
             self.index,
             "initial",
-            0,
+            self.stage,
             channels=self.sat.latent_channels,
             rows=rows,
             columns=columns,

@@ -34,7 +34,7 @@ def warn(
         if bands := out_of_range(view):
             log.warning(
                 "%s: most values of %s are darker or brighter than what the model is shown; if they are no "
-                "such reflectance, give scaling=",
+                "such reflectance, give scaling=, or write the bands' scale and offset into the file",
                 view.raster.name,
                 ", ".join(bands),
             )

@@ -183,7 +183,7 @@ def residual(seen: Sequence[tuple[Tensor, Tensor, Tensor, Sensor]], white: float
         reflectance += float(difference.abs().sum()) * white
         count += float(known.sum())
         everywhere = known.all(1)
-        cosine = torch.nn.functional.cosine_similarity(given.double(), y.double(), dim=1).clamp(-1, 1)
+        cosine = F.cosine_similarity(given.double(), y.double(), dim=1).clamp(-1, 1)
         angle += float(torch.rad2deg(cosine.acos())[everywhere].sum())
         pixels += float(everywhere.sum())
     count, pixels = max(count, 1), max(pixels, 1)

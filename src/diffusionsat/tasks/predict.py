@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class PredictRequest(SamplingRequest):
             raise ConfigError(
                 f"{undated[0]} has no date. Give it one: open_frame(..., date=...), or FILE@DATE."
             )
-        subject = Subject.of(min(coloured(frames), key=lambda f: _apart(f, target)))
+        subject = Subject.of(min(coloured(frames), key=lambda f: days_apart(f.metadata, target)))
         frame = subject.frame
         metadata = known(frame.metadata.replace(date=self.on, cloud_cover=0.0), self.metadata)
         return Prediction(
@@ -82,13 +83,11 @@ class PredictRequest(SamplingRequest):
         )
 
 
-def _apart(frame: Frame, target: Metadata) -> float:
-    """Days between a frame and a date, the middle of each."""
-    first, second = (m.interval() for m in (frame.metadata, target))
-    assert first is not None
-    assert second is not None
-    days = [(span[0].toordinal() + span[1].toordinal()) / 2 for span in (first, second)]
-    return abs(days[0] - days[1])
+def days_apart(one: Metadata, other: Metadata) -> float:
+    """Days between two dates, the middle of each; infinite if one is unknown."""
+    spans = (one.interval(), other.interval())
+    middles = [(s[0].toordinal() + s[1].toordinal()) / 2 for s in spans if s is not None]
+    return abs(middles[0] - middles[1]) if len(middles) == 2 else inf
 
 
 class Prediction(Restoration):

@@ -15,8 +15,22 @@ from diffusionsat.diffusion.denoisers import Denoiser
 from diffusionsat.diffusion.inversion import left
 from diffusionsat.diffusion.operators import Mask
 from diffusionsat.diffusion.windows import Window
+from diffusionsat.errors import ConfigError
 from diffusionsat.geo.rasters import Raster
 from diffusionsat.tasks.restoring import Pixels, Restoration
+
+MOST_FEATHER = 64
+
+
+def check_feather(pixels: int) -> int:
+    """The width of a rim, if it is possible.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if isinstance(pixels, bool) or pixels not in range(MOST_FEATHER + 1):
+        raise ConfigError(f"feather is {pixels!r}. Give pixels, 0 to {MOST_FEATHER}.")
+    return int(pixels)
 
 
 class Repainting(Restoration):

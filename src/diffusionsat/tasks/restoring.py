@@ -2,6 +2,7 @@
 
 A `Restoration` says what is solved and what becomes of a rectangle of it; `restore` makes a `Scene` of it in
 memory, `restore_to` files of any size.
+The class and both ways of doing it stand here, as they know each other.
 """
 
 import copy

@@ -50,17 +50,13 @@ class SamplingRequest:
         Raises:
             ConfigError: If a value is not possible; the message names what is.
         """
-        defaults = sat.config.defaults
-        guidance = self.guidance
+        defaults, guidance = sat.config.defaults, self.guidance
         if not isinstance(guidance, Guidance):
-            strength = defaults.guidance if strength is None else strength
-            guidance = Guidance(
-                text=strength if guidance is None else guidance,
-                interval=defaults.interval,
-                rescale=defaults.rescale,
-            )
+            guidance = guidance_of(sat, guidance, strength=strength)
         for name, text in (("prompt", self.prompt), ("negative", self.negative)):
             _check_text(name, text, sat, self.strict)
+        if self.negative and guidance.terms().keys() == {(True, True)}:
+            log.warning("the negative prompt does nothing where guidance is 1")
         return Settings(
             prompt=self.prompt,
             negative=self.negative,
@@ -81,6 +77,26 @@ class Settings:
     steps: int
     solver: str
     guidance: Guidance
+
+
+def guidance_of(
+    sat: DiffusionSat, text: float | None, metadata: float | None = None, *, strength: float | None = None
+) -> Guidance:
+    """Strengths that were asked for, with the rest as the model has it.
+
+    Args:
+        sat: The model.
+        text: Strength of the prompt; None is ``strength``.
+        metadata: Strength of the metadata; None is the prompt's.
+        strength: Where no strength of the prompt is asked for; None is the model's.
+
+    Raises:
+        ConfigError: If a strength is out of range.
+    """
+    defaults = sat.config.defaults
+    if text is None:
+        text = defaults.guidance if strength is None else strength
+    return Guidance(text=text, metadata=metadata, interval=defaults.interval, rescale=defaults.rescale)
 
 
 def provenance(sat: DiffusionSat, settings: Settings, task: str, **more: Any) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def check_count(name: str, value: int, most: int) -> int:
 
 
 def _check_solver(name: str) -> str:
-    if name not in SOLVERS:
+    if name not in [*SOLVERS]:  # also of what has no hash
         raise ConfigError(f"solver is {name!r}. Known are: {', '.join(SOLVERS)}.")
     return name
 

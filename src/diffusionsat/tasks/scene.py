@@ -24,7 +24,7 @@ SYNTHETIC = "Synthetic image made by a generative model (diffusionsat); not a me
 
 
 def tags(metadata: Metadata, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What is written into every file, SYNTHETIC first."""
+    """What is written into every file."""
     return {
         "SYNTHETIC": "YES",
         "SYNTHETIC_NOTE": SYNTHETIC,
@@ -124,7 +124,7 @@ class Scene:
         return self.grid and self.grid.transform
 
     def tags(self) -> dict[str, str]:
-        """What is written into every file, SYNTHETIC first."""
+        """What is written into every file."""
         return tags(self.metadata, self.provenance) | dict(self.said)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -29,7 +29,7 @@ def contact_sheet(
     cell_width, cell_height = width + _MARGIN, height + _LINE + _MARGIN
     sheet = Image.new("RGB", (columns * cell_width + _MARGIN, top + rows * cell_height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    draw.text((_MARGIN, _MARGIN), title, "black", font)
+    draw.text((_MARGIN, _MARGIN), _fitted(title, sheet.width - 2 * _MARGIN, font), "black", font)
     for i, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
         left, upper = _MARGIN + i % columns * cell_width, top + i // columns * cell_height
         sheet.paste(Image.fromarray(pixels), (left, upper))

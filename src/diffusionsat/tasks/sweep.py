@@ -33,7 +33,7 @@ class Sweep:
     def sheet(self, columns: int = 6) -> np.ndarray:
         """The images side by side, each with its value under it, uint8 (H, W, 3)."""
         made = self.scenes[0].provenance
-        title = f"SYNTHETIC  {self.field} of: {made['prompt'] or '(no prompt)'}, seed {made['seed']}"
+        title = f"SYNTHETIC  seed {made['seed']}, {self.field}, {made['prompt'] or '(no prompt)'}"
         labels = [v if isinstance(v, str) else format(v, ".4g") for v in self.values]
         images = [scene.pixels for scene in self.scenes]
         return contact_sheet(images, labels, columns=min(columns, len(images)), title=title)

@@ -163,7 +163,7 @@ class Upscale(Restoration):
             return denoise
         places = [self.pixels_of(window) for window in windows]
         rows, columns = places[0]
-        sensor = self.measurement.sensor(len(rows), len(columns))
+        sensor = self.sensor(rows, columns)
         y, valid = (torch.cat(parts) for parts in zip(*(self.seen(*p) for p in places), strict=True))
         y, gap = filled(y, valid)
         valid |= gap
@@ -228,7 +228,7 @@ class Upscale(Restoration):
     def support(self, rows: range, columns: range) -> np.ndarray:
         """Of the sensor; where nothing was measured all is invented."""
         high, wide = self.with_margin(rows, self.height), self.with_margin(columns, self.width)
-        share = optics(self.measurement.sensor(len(high), len(wide))).determined
+        share = optics(self.sensor(high, wide)).determined
         place = (
             slice(rows.start - high.start, rows.stop - high.start),
             slice(columns.start - wide.start, columns.stop - wide.start),

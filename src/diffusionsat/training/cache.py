@@ -1,16 +1,14 @@
 """Examples encoded once: a part of the mixture, as latents on disk, in place of the endless whole.
 
     FOLDER/SIZE/000000.safetensors   latents (n, C, h, w) in bfloat16; captions and metadata in the header
-    FOLDER/index.json                what they were made of
 
 A chunk is complete or absent, so that encoding goes on where it was stopped.
 """
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffusionsat.checkpoints.tensors import save
-from diffusionsat.data.conditions import Conditions
 from diffusionsat.data.reading import Example
 from diffusionsat.errors import ConfigError
-from diffusionsat.files import write_bytes
 from diffusionsat.metadata import Metadata
 from diffusionsat.training.batches import Examples, generator
 from diffusionsat.training.families import Family
@@ -30,6 +26,8 @@ from diffusionsat.training.processes import Alone
 from diffusionsat.training.recipe import Recipe
 
 _CHUNK = 256
+_COMPARED = 8  # rows that are made anew to see whether a folder holds what it should
+_CLOSE = 0.01  # of latents' power: far above the rounding of another device or precision
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ class Cached:
         self.recipe, self.examples = recipe, examples
         self.family, self.processes = family, processes
         self.folder = Path(recipe.data.cache_folder or folder / "cache")
-        self._check_index()
         self.rows = {size: self._rows(size) for size in recipe.data.sizes}
         self.orders: dict[tuple[int, int], np.ndarray] = {}
 
@@ -95,48 +92,44 @@ class Cached:
             frames=self.examples.example(row, size, epoch + again).frames if self.steered else (),
         )
 
-    def _check_index(self) -> None:
-        """Write down what the latents are of, or refuse those of something else."""
-        one = self.family.encode(torch.zeros(1, 3, 64, 64), [generator(0, 0)]).flatten()
-        made_of = {
-            "data": {k: asdict(self.recipe.data)[k] for k in ("procedural", "sources", "cache")},
-            **({"frames": _without_masks(frames)} if (frames := self.recipe.data.frames) else {}),
-            **({"unplaced": unplaced} if (unplaced := self.recipe.data.unplaced) else {}),
-            "seed": self.recipe.run.seed,
-            "autoencoder": hashlib.sha256(one.double().mul(1e3).round().numpy().tobytes()).hexdigest(),
-        }
-        text, file = json.dumps(made_of, indent=2) + "\n", self.folder / "index.json"
-        if not file.exists() and self.processes.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, text.encode())
-        self.processes.wait()
-        if file.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"{self.folder} holds latents of other data, of another seed or of another autoencoder "
-                "(index.json says which). Remove it, or give another data.cache_folder."
-            )
-
     def _rows(self, size: int) -> _Rows:
         """All rows of a size, encoded where they are not there yet."""
         count = max(1, self.recipe.data.cache * min(self.recipe.data.sizes) ** 2 // size**2)
-        starts = range(0, count, _CHUNK)
-        files = [self.folder / str(size) / f"{start // _CHUNK:06d}.safetensors" for start in starts]
+        chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+        files = [self.folder / str(size) / f"{i:06d}.safetensors" for i in range(len(chunks))]
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        mine = slice(self.processes.rank, None, self.processes.count)
-        for start, file in list(zip(starts, files, strict=True))[mine]:
-            if not file.exists():
-                self._encode(range(start, min(start + _CHUNK, count)), size, file)
+        if files[0].exists():
+            self._check(size, _read(files[0]))
         self.processes.wait()
-        latents, captions, metadata = [], [], []
-        for file in files:
-            with safe_open(file, "pt") as chunk:
-                latents.append(chunk.get_tensor("latents"))
-                known = json.loads(chunk.metadata()["rows"])
-            captions += [caption for caption, _ in known]
-            metadata += [Metadata(**fields) for _, fields in known]
-        return _Rows(torch.cat(latents), captions, metadata)
+        mine = slice(self.processes.rank, None, self.processes.count)
+        for positions, file in list(zip(chunks, files, strict=True))[mine]:
+            if not file.exists() or _count(file) < len(positions):
+                self._encode(positions, size, file)
+        self.processes.wait()
+        parts = [_read(file) for file in files]
+        return _Rows(
+            torch.cat([part.latents for part in parts])[:count],
+            [caption for part in parts for caption in part.captions][:count],
+            [metadata for part in parts for metadata in part.metadata][:count],
+        )
 
-    def _encode(self, positions: range, size: int, file: Path) -> None:
+    def _check(self, size: int, there: _Rows) -> None:
+        """Make some rows anew, and refuse a folder that has others."""
+        some = range(0, len(there.captions), max(1, len(there.captions) // _COMPARED))
+        rows = self._make(some, size)
+        latents = there.latents[list(some)].float()
+        if (
+            rows.captions != [there.captions[p] for p in some]
+            or rows.metadata != [there.metadata[p] for p in some]
+            or rows.latents.shape != latents.shape
+            or (rows.latents.float() - latents).square().mean() > _CLOSE * latents.square().mean()
+        ):
+            raise ConfigError(
+                f"{self.folder} holds latents of other data or settings, of another seed or of "
+                "another autoencoder. Remove it, or give another data.cache_folder."
+            )
+
+    def _make(self, positions: Sequence[int], size: int) -> _Rows:
         examples = [self.examples.example(p, size) for p in positions]
         rngs = [generator(self.recipe.run.seed, p) for p in positions]
         device, encoded = self.processes.device, []
@@ -145,10 +138,21 @@ class Cached:
             images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             with autocast(self.recipe.run.precision, device):
                 encoded.append(self.family.encode(images, rngs[start : start + 64]).bfloat16().cpu())
-        known = json.dumps([(e.caption, e.metadata.to_dict()) for e in examples])
-        save(file, {"latents": torch.cat(encoded)}, {"rows": known})
+        return _Rows(torch.cat(encoded), [e.caption for e in examples], [e.metadata for e in examples])
+
+    def _encode(self, positions: range, size: int, file: Path) -> None:
+        rows = self._make(positions, size)
+        known = [(c, m.to_dict()) for c, m in zip(rows.captions, rows.metadata, strict=True)]
+        save(file, {"latents": rows.latents}, {"rows": json.dumps(known)})
 
 
-def _without_masks(frames: Conditions) -> dict[str, Any]:
-    """What the latents depend on: where holes come from changes no image."""
-    return {name: value for name, value in asdict(frames).items() if name != "holes_from"}
+def _count(file: Path) -> int:
+    with safe_open(file, "pt") as chunk:
+        return chunk.get_slice("latents").get_shape()[0]
+
+
+def _read(file: Path) -> _Rows:
+    with safe_open(file, "pt") as chunk:
+        known = json.loads(chunk.metadata()["rows"])
+        captions, metadata = [caption for caption, _ in known], [Metadata(**fields) for _, fields in known]
+        return _Rows(chunk.get_tensor("latents"), captions, metadata)

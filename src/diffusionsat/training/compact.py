@@ -24,9 +24,11 @@ from diffusionsat.models.compact.denoiser import CompactDenoiser
 from diffusionsat.models.compact.networks import CompactNetworks
 from diffusionsat.models.encodings import Bandwidth
 from diffusionsat.training.batches import Batch
-from diffusionsat.training.families import Captions
+from diffusionsat.training.families import Captions, lora
 from diffusionsat.training.precision import drawn_from
 from diffusionsat.training.recipe import Recipe
+
+_ATTENTION = ["qkv", "q", "kv", "out_self", "out_cross"]  # where LoRA's adapters sit, as is usual
 
 
 class Compact:
@@ -38,6 +40,7 @@ class Compact:
     Raises:
         CheckpointError: If that is absent or does not fit.
         ConfigError: If the sizes or the task are not possible.
+        MissingExtraError: If peft is wanted for LoRA and is not installed.
     """
 
     timesteps = False
@@ -64,6 +67,8 @@ class Compact:
         self.networks = CompactNetworks(denoiser, frozen.autoencoder, frozen.prompter)
         self.networks.to(torch.device("cpu"), torch.float32)
         self.network = denoiser.train()
+        if options.lora_rank:
+            _add_lora(denoiser, recipe)
         self.captions = Captions(lambda caption: self.networks.text([caption]))
         for frozen_part in (self.networks.autoencoder, self.networks.prompter.encoder):
             frozen_part.requires_grad_(False)
@@ -96,9 +101,11 @@ class Compact:
         """See `Family.write`."""
         from diffusionsat.tasks.selftest import statistics
 
-        options = self.recipe.model
+        options, sizes = self.recipe.model, self.recipe.data.sizes
+        _merge_lora(self.network)
         config = dataclasses.replace(
             self.config,
+            defaults=dataclasses.replace(self.config.defaults, layout=max(sizes, key=sizes.__getitem__)),
             format=FORMAT,
             format_version=FORMAT_VERSION,
             name=options.name,
@@ -129,6 +136,24 @@ class Compact:
         sat = DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
         config = dataclasses.replace(config, known_answer=tuple(statistics(sat)))
         (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+
+
+def _add_lora(denoiser: CompactDenoiser, recipe: Recipe) -> None:
+    """Freeze a denoiser, and give its attention adapters that are trained."""
+    config = lora(recipe.model.lora_rank, _ATTENTION)
+    from peft import inject_adapter_in_model
+
+    with drawn_from(recipe.run.seed):
+        inject_adapter_in_model(config, denoiser)
+
+
+def _merge_lora(network: nn.Module) -> None:
+    """Add adapters, where there are any, to the weights that they adapt."""
+    for name, module in list(network.named_modules()):
+        if hasattr(module, "lora_A"):
+            adapter: Any = module
+            adapter.merge()
+            network.set_submodule(name, adapter.get_base_layer())
 
 
 def predict(network: nn.Module, latents: Tensor, time: Tensor, batch: Batch) -> Tensor:

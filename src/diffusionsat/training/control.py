@@ -104,7 +104,8 @@ class CompactSteered:
         """Write the checkpoint that it was trained on with the ControlNet added."""
         options = self.recipe.model
         shutil.copytree(self.base, folder, dirs_exist_ok=True)
-        add_control(folder, options.name, self.network.sizes, self.network.state_dict(), options.storage)
+        weights = self.network.state_dict()
+        add_control(folder, options.name, self.network.sizes, weights, options.storage, options.licence)
         file = folder / "README.md"
         text = f"{file.read_text(encoding='utf-8')}\n{card(self.recipe, seen)}"
         write_bytes(file, text.encode(), overwrite=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffusionsat.errors import MissingExtraError
 from diffusionsat.model import DiffusionSat
 from diffusionsat.training.batches import Batch
 from diffusionsat.training.recipe import Recipe
@@ -74,6 +75,19 @@ def make_family(recipe: Recipe) -> Any:
     from diffusionsat.training.compact import Compact
 
     return Compact(recipe)
+
+
+def lora(rank: int, modules: list[str]) -> Any:
+    """The configuration of low-rank adapters (Hu et al. 2021) on the modules of these names.
+
+    Raises:
+        MissingExtraError: If peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError("Training LoRA", "train") from error
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=modules)
 
 
 class Captions:

@@ -12,13 +12,13 @@ from diffusionsat.checkpoints.published import open_published, read_controlnet, 
 from diffusionsat.checkpoints.released import locate
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.checkpoints.tensors import write_tensors
-from diffusionsat.errors import ConfigError, MissingExtraError
+from diffusionsat.errors import ConfigError
 from diffusionsat.model import DiffusionSat
 from diffusionsat.models.encodings import published
 from diffusionsat.models.published import ControlNetModel, ControlNetModel3D, PublishedNetworks, SatUNet
 from diffusionsat.training.batches import Batch, normal
 from diffusionsat.training.compact import card
-from diffusionsat.training.families import Captions
+from diffusionsat.training.families import Captions, lora
 from diffusionsat.training.precision import drawn_from
 from diffusionsat.training.recipe import Recipe
 
@@ -162,14 +162,10 @@ def _with_metadata(unet: Any, seed: int) -> Any:
 
 
 def _with_lora(unet: SatUNet, recipe: Recipe) -> SatUNet:
-    """The frozen U-Net with low-rank adapters (Hu et al. 2021) on its attention, which are trained."""
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise MissingExtraError("Training LoRA", "train") from error
-    rank = recipe.model.lora_rank
+    """The frozen U-Net with adapters on its attention, which are trained."""
+    config = lora(recipe.model.lora_rank, _ATTENTION)
     with drawn_from(recipe.run.seed):
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_ATTENTION))
+        unet.add_adapter(config)
     return unet
 
 

@@ -284,9 +284,8 @@ class Recipe:
             "model.family published needs model.start, a released folder or a Stable Diffusion 2.1": (
                 self.model.family == "published" and not self.model.start
             ),
-            "model.lora_rank is for text-to-image of the published family": (
-                self.model.lora_rank > 0
-                and (self.model.family, self.run.task) != ("published", "text-to-image")
+            "model.lora_rank adapts a model of text-to-image; give model.start": (
+                self.model.lora_rank > 0 and (self.run.task != "text-to-image" or not self.model.start)
             ),
             "model.storage int8 is for the compact family; give fp32 or bf16": (
                 self.model.family == "published" and self.model.storage == "int8"

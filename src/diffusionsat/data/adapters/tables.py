@@ -30,6 +30,13 @@ _SHARD = re.compile(r"(.+?)-(?:sequences-)?\d{5}")  # as `diffusionsat prepare` 
 # Sets whose days are not the images' own: a fire's alarm, the middle of a composite's month.
 _MONTHS = {"wildfire_california", "wildfire_karabuk"}
 LICENCES = {"harvey_pairs": "CC BY-NC 4.0", "xbd_samples": "CC BY-NC-SA 4.0"}
+# A sentence of the pair, and what is true of either side of it alone: the set's own tells of both at once.
+_SIDES = {
+    "harvey_pairs": (
+        "satellite image of a building and its surroundings in Greater Houston, Texas",
+        (" before Hurricane Harvey", " after Hurricane Harvey, flooded or damaged"),
+    )
+}
 _ELSE = "see the README of the set"
 
 
@@ -82,12 +89,16 @@ def _build(item: tuple[dict[str, Any], str, str | None], _: bool) -> Record:
         place=row["place"] if "licence" in row else place,  # which other tables use for words
         split=split,
         label=row.get("label") or None,
-        pieces=_pieces(row.get("pieces")) or _caption(row.get("caption")),
+        pieces=_pieces(row.get("pieces")) or _caption(_SIDES.get(source, (row.get("caption"),))[0]),
     )
 
 
 def _caption(sentence: str | None) -> Pieces:
     return (("caption", sentence),) if sentence else ()
+
+
+def _side(source: str, frame: int) -> Pieces:
+    return (("event", _SIDES[source][1][frame]),) if source in _SIDES else ()
 
 
 def _pieces(structs: Sequence[Mapping[str, str]] | None) -> Pieces:
@@ -118,7 +129,7 @@ def _frames(row: Mapping[str, Any], source: str) -> list[Frame]:
                 role=frame.get("role") or ("rgb" if bands == RGB else "bands"),
                 sensor=frame.get("sensor") or "sentinel-2",
                 scaling=_scaling(frame.get("scale") or ""),
-                pieces=_pieces(frame.get("pieces")),
+                pieces=_pieces(frame.get("pieces")) or _side(source, i),
             )
         )
     return frames

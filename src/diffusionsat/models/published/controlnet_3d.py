@@ -28,7 +28,12 @@ class ConditionEmbedding3D(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Features (B, out_channels, T, H / 8, W / 8)."""
-        x = F.silu(self.conv_in(condition))
+        frames = condition.shape[2]
+        if frames == 1:
+            # A frame of zeros, as the padding has it: of a single one with an odd number of channels oneDNN's
+            # bfloat16 convolution reads memory that nobody wrote (torch 2.13).
+            condition = F.pad(condition, (0, 0, 0, 0, 0, 1))
+        x = F.silu(self.conv_in(condition)[:, :, :frames])
         for block in self.blocks:
             x = F.silu(block(x))
         return self.conv_out(x)

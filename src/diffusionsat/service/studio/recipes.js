@@ -37,7 +37,7 @@ export function shell(process, inputs, model) {
   }
   words.push("--seed", String(inputs.seed ?? 0));
   if (model) words.push("--model", quoted(model));
-  if (process !== "generate" && process !== "edit") words.push("--details");
+  if (["upscale", "inpaint", "declouds"].includes(process)) words.push("--details");
   return `${before}${words.join(" ")} -o ${process}.tif\n`;
 }
 
