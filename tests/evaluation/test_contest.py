@@ -253,7 +253,7 @@ def test_a_model_is_measured(asking, steered_folder, tmp_path, task):
     assert all(0 < x < 10 for x in skill)
     assert all(sum(row[f"rank {i}"] for i in range(5)) == pytest.approx(1) for row in found)
     figures = {x["figure"]: x["answer"] for x in told["tables"]["self-check"] if x["part"] == WHOLE}
-    for figure in ("crps", "spread_skill", "interval_coverage", "rank_unevenness"):
+    for figure in ("crps", "spread_skill", "interval_coverage", "ause", "rank_unevenness"):
         assert figures[figure] == "right"
     mean, one = (
         parquet.read_table(tmp_path / "report/scores.parquet")[f"{kind}/{part}/mse"].to_numpy()

@@ -65,7 +65,7 @@ def release(name, root):
 
 @pytest.mark.usefixtures("larger")
 @pytest.mark.parametrize("name", shipped())
-def test_a_protocol_is_asked_of_its_release(name, tmp_path):
+def test_a_protocol_is_asked_of_its_release(name, tmp_path, steered_folder):
     protocol = read_protocol(name)
     assert protocol.prepare in ADAPTERS
     (tmp_path / "raw").mkdir()
@@ -101,6 +101,10 @@ def test_a_protocol_is_asked_of_its_release(name, tmp_path):
         assert np.isfinite(scores["bicubic/whole/psnr"]).all()
         roles = {asked.record(row)[0].frames[asked.record(row)[1]].role for row in range(len(asked))}
         assert roles == {"rgb"}
+    request = replace(request, model=str(steered_folder), steps=1, device="cpu", precision="fp32")
+    told = run.evaluate(replace(request, features=("compact-classifier",)), tmp_path / "report")
+    (line,) = [x for x in told["tables"]["pairs"] if (x["set"], x["part"]) == ("model", "whole")][:1]
+    assert np.isfinite(line["psnr"]["value"] if isinstance(line["psnr"], dict) else line["psnr"])
 
 
 def test_published_figures_stand_in_the_report_and_options_count_more(tmp_path, tiny, capsys):

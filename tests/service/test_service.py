@@ -100,7 +100,9 @@ def test_progress_is_told_as_it_comes(client, monkeypatch):
     told = events(client, job)
     progress = [data["progress"] for name, data in told if name == "status"]
     assert progress == sorted(progress)
-    assert len(progress) > 5  # a step that passes before the listener is there, or while it reads, is not told
+    assert (
+        len(progress) > 5
+    )  # a step that passes before the listener is there, or while it reads, is not told
     assert told[-1][1]["status"] == "successful"
     previews = [data for name, data in told if name == "preview"]
     assert previews

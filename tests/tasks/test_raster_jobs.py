@@ -22,6 +22,7 @@ from diffusionsat.tasks.inpaint import InpaintRequest
 from diffusionsat.tasks.predict import PredictRequest
 from diffusionsat.tasks.restoring import restore, restore_to
 from diffusionsat.tasks.upscale import UpscaleRequest, consistency
+from diffusionsat.tasks.views import view_of
 from diffusionsat.testing import analytic_model
 
 UTM = CRS.from_epsg(32632)
@@ -354,6 +355,14 @@ def test_without_a_crs_pixels_alone_count(steered):
     assert (scene.raster.width, scene.raster.height) == (104, 80)
     with pytest.raises(RasterError, match="they must be of one"):
         steered.upscale([frame, rgb(30, 30, crs=None, transform=None)], factor=2, **QUICK)
+    sharp = rgb(80, 104, seed=4, crs=None, transform=None)  # of the result's size
+    helped = steered.upscale(frame, references=[sharp], factor=2, **QUICK)
+    assert (helped.raster.width, helped.raster.height) == (104, 80)
+    assert not np.array_equal(helped.raster.values, scene.raster.values)
+    seen, _ = view_of(sharp, frame.raster, 2).read(range(80), range(104))
+    coarse, _ = view_of(frame, frame.raster, 2).read(range(80), range(104))
+    assert np.array_equal(seen, view_of(sharp, sharp.raster).read(range(80), range(104))[0], equal_nan=True)
+    assert not np.array_equal(seen, coarse, equal_nan=True)
 
 
 @pytest.mark.parametrize(

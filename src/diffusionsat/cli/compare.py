@@ -26,8 +26,10 @@ def command(reports: tuple[Path, ...], anyway: bool, markdown: bool) -> int:
     """Set the figures of reports of `evaluate` side by side.
 
     Reports of different protocols (other data, numbers of images, feature networks, solver ...) are refused.
+    Where their images answer the same cases, the differences of their scores from those of A come last.
     """
     from diffusionsat.evaluation import report
+    from diffusionsat.evaluation.differing import paired
 
     names = [path.resolve().name for path in reports]
     if len(set(names)) < len(names):
@@ -35,7 +37,7 @@ def command(reports: tuple[Path, ...], anyway: bool, markdown: bool) -> int:
     if len(set(names)) < len(names):
         raise ConfigError("One report is given twice. Give different ones.")
     told = {name: report.read(path) for name, path in zip(names, reports, strict=True)}
-    lines = report.compare(told, anyway=anyway)
+    lines = report.compare(told, anyway=anyway) + paired(dict(zip(names, reports, strict=True)))
     if markdown:
         click.echo(report.side_by_side(lines, names), nl=False)
     else:

@@ -221,7 +221,7 @@ def _samples(
     """Whether the spread of the samples is the size of their error."""
     means = _Means(columns, places, rows, request.seed)
     said = {**about, "set": "samples", "part": part}
-    line = means.line(said, {name: name for name in ("crps", "interval_coverage", "interval_width")})
+    line = means.line(said, {n: n for n in ("crps", "interval_coverage", "interval_width", "ause")})
     if "n" not in line:
         return
     pair = [columns[name_of("samples", part, name)] for name in ("variance", "squared_error")]
@@ -278,17 +278,19 @@ def self_check(task: Paired, request: EvaluateRequest, asked: Given, networks: S
 def _spread_check(trials: Sequence[Trial], rng: np.random.Generator) -> list[Line]:
     """The same for figures of samples: a truth that is one draw of many, and samples drawn too narrowly.
 
-    Of a grey image with noise the samples are draws of the same noise, or of a tenth of it.
+    Of a grey image with noise, more of it to the right, the samples are draws of the same noise; or of a
+    tenth of it, more of it to the left.
     """
+    noise = np.linspace(5, 35, trials[0].truth.shape[1])[:, None]
 
-    def drawn(deviation: float) -> np.ndarray:
+    def drawn(deviation: np.ndarray) -> np.ndarray:
         grey = np.full((len(trials), *trials[0].truth.shape), 128.0)
         return np.rint(grey + deviation * rng.standard_normal(grey.shape)).clip(0, 255).astype(np.uint8)
 
-    truths = [replace(trial, truth=truth) for trial, truth in zip(trials, drawn(20), strict=True)]
+    truths = [replace(trial, truth=truth) for trial, truth in zip(trials, drawn(noise), strict=True)]
     good, bad = (
         _of_samples(spread(np.stack([drawn(deviation) for _ in range(DRAWN)], 1), truths, (WHOLE,)))
-        for deviation in (20, 2)
+        for deviation in (noise, noise[::-1] / 10)
     )
     return [
         {"figure": figure, "part": WHOLE, "real": before, "spoiled": bad[figure]}
@@ -299,13 +301,14 @@ def _spread_check(trials: Sequence[Trial], rng: np.random.Generator) -> list[Lin
 
 def _of_samples(columns: Arrays) -> dict[str, float]:
     """Figures of samples on whole images, of `spread`'s columns."""
-    crps, coverage, variance, error, ranks = (
+    crps, coverage, ause, variance, error, ranks = (
         torch.from_numpy(columns[name_of("samples", WHOLE, name)])
-        for name in ("crps", "interval_coverage", "variance", "squared_error", "ranks")
+        for name in ("crps", "interval_coverage", "ause", "variance", "squared_error", "ranks")
     )
     return {
         "crps": float(crps.mean()),
         "interval_coverage": float(coverage.mean()),
+        "ause": float(ause.mean()),
         "spread_skill": float(spread_skill(variance, error, DRAWN)),
         "rank_unevenness": float(rank_unevenness(ranks.sum(0))),
     }

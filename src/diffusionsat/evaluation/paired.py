@@ -231,6 +231,7 @@ def spread(samples: np.ndarray, trials: Sequence[Trial], parts: Sequence[str]) -
             ends = (mean - half, mean + half)
             scores["interval_coverage"] = uncertainty.interval_coverage(*ends, truth, mask=mask)
             scores["interval_width"] = uncertainty.interval_width(*ends, mask=mask)
+            scores["ause"] = _ranked(deviation.mean(1), (mean - truth).abs().mean(1), mask)
         for figure, values in scores.items():
             found[name_of("samples", part, figure)] = values.numpy()
         found[name_of("samples", part, "ranks")] = np.stack(
@@ -242,3 +243,13 @@ def spread(samples: np.ndarray, trials: Sequence[Trial], parts: Sequence[str]) -
             ]
         )
     return found
+
+
+def _ranked(deviation: Tensor, error: Tensor, mask: Tensor | None) -> Tensor:
+    """`uncertainty.ause` of each image's pixels, (N,); NaN where there are none, or all are right."""
+    found = []
+    for i in range(len(error)):
+        counted = slice(None) if mask is None else mask[i, 0]
+        spread, off = deviation[i][counted], error[i][counted]
+        found.append(uncertainty.ause(spread, off) if bool(off.any()) else float("nan"))
+    return torch.tensor(found, dtype=torch.float64)

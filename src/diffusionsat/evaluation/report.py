@@ -299,7 +299,8 @@ def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{_shown(value['value'])} [{_shown(value['low'])}, {_shown(value['high'])}]"
+        interval = f"{_shown(value['value'])} [{_shown(value['low'])}, {_shown(value['high'])}]"
+        return f"{interval}, p {value['p']:.2g}" if "p" in value else interval
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)

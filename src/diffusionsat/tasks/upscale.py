@@ -54,7 +54,7 @@ class UpscaleRequest(SamplingRequest):
             those with colours, and of these the latest, is sharpened; the others help. Their order means
             nothing.
         factor: Pixels that come of one along each side, 2 to 10.
-        references: Sharp images of other dates.
+        references: Sharp images of other dates; without a CRS as large as the frame or as the result.
         metadata: What is known better than the files say; None is what they say.
         consistency: ``"soft"``: seen through the sensor the result is the input up to the sensor's noise;
             ``"hard"``: it is the input exactly, its noise made sharp too; ``"off"``.

@@ -135,7 +135,8 @@ def view_of(
         ranges: See `Control.ranges`.
 
     Raises:
-        RasterError: If they share no ground, or one has no CRS and they differ in size.
+        RasterError: If they share no ground, or one has no CRS and its size is neither that of the other nor
+            ``factor`` times it.
     """
     raster = frame.raster
     if like.crs is None or raster.crs is None:
@@ -145,13 +146,15 @@ def view_of(
                 f"{bare.name} has no CRS, but {placed.name} has, so that they cannot be laid on each other. "
                 f"Give it one: gdal_edit.py -a_srs EPSG:… {bare.name}."
             )
-        if (raster.width, raster.height) != (like.width, like.height):
+        finer = raster.width / like.width
+        if (raster.width, raster.height) not in ((like.width * n, like.height * n) for n in (1, factor)):
+            sizes = f"of one size, or {raster.name} {factor} times larger" if factor > 1 else "of one size"
             raise RasterError(
-                f"{raster.name} cannot be laid on {like.name}: without a CRS in both they must be of one "
-                f"size, but are {raster.width}x{raster.height} and {like.width}x{like.height}. Give them one."
+                f"{raster.name} cannot be laid on {like.name}: without a CRS in both they must be {sizes}, "
+                f"but are {raster.width}x{raster.height} and {like.width}x{like.height}. Give them one."
             )
         raster = copy.copy(raster)
-        raster.crs, raster.transform = _NOWHERE, like.transform
+        raster.crs, raster.transform = _NOWHERE, like.transform @ Affine.scale(1 / finer)
     laid = on_grid(raster, footprint(like, factor), "bilinear")
     if like.crs is not None and raster.grid != like.grid:
         log.warning("%s lies on another grid than %s and is warped to it", raster.name, like.name)
