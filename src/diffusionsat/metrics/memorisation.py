@@ -4,16 +4,12 @@ Give distances in a space made for copies (SSCD, say) or that of `thumbnails`; t
 forests copies. Distances come from `neighbours.nearest`.
 """
 
-import hashlib
-from collections.abc import Iterable, Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.errors import ConfigError
-from diffusionsat.metrics.checks import check_features, check_images
-from diffusionsat.metrics.neighbours import distance_blocks
+from diffusionsat.metrics.checks import check_images
 
 
 def distance_ratio(generated: Tensor, held_out: Tensor, *, quantile: float = 0.05) -> float:
@@ -80,54 +76,6 @@ def thumbnails(images: Tensor, *, side: int = 8) -> Tensor:
     length = centred.norm(dim=1, keepdim=True)
     # What rounding leaves of a constant image is no picture.
     return torch.where(length > 1e-9 * small.norm(dim=1, keepdim=True), centred / length, 0.0)
-
-
-def exact_duplicates(images: Iterable[Tensor], others: Iterable[Tensor]) -> Iterator[tuple[int, int]]:
-    """Pairs (row of images, row of others) of equal pixels, shape and dtype.
-
-    Args:
-        images: Images, each any shape.
-        others: Those to look in, such as the training images; their digests are kept, 32 bytes each.
-    """
-    seen: dict[bytes, list[int]] = {}
-    for row, image in enumerate(others):
-        seen.setdefault(_digest(image), []).append(row)
-    for row, image in enumerate(images):
-        for other in seen.get(_digest(image), []):
-            yield row, other
-
-
-def near_duplicates(
-    features: Tensor, others: Tensor, *, limit: float, itself: bool = True
-) -> list[tuple[int, int, float]]:
-    """Pairs (row of features, row of others, distance) no further apart than a limit, nearest first.
-
-    For unit features a limit of 1 is a cosine of 0.5, SSCD's rule (Pizzi et al. 2022; Somepalli et al. 2023).
-
-    Args:
-        features: (N, D).
-        others: (M, D).
-        limit: Largest distance, 0 upwards.
-        itself: False if both are the same rows: then each pair is told once, and no row with itself.
-
-    Raises:
-        ConfigError: If the features are none, or the limit is below 0.
-    """
-    check_features(features, others, rows=1)
-    if not limit >= 0:
-        raise ConfigError(f"limit is {limit!r}. Give a distance, 0 upwards.")
-    found = []
-    for i, j, distances in distance_blocks(features, others):
-        for row, other in (distances <= limit).nonzero().tolist():
-            if itself or i.start + row < j.start + other:
-                found.append((i.start + row, j.start + other, float(distances[row, other])))
-    return sorted(found, key=lambda pair: pair[2])
-
-
-def _digest(image: Tensor) -> bytes:
-    array = image.detach().cpu().contiguous()
-    head = f"{array.dtype}{tuple(array.shape)}".encode()
-    return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
 
 
 def _quantile(distances: Tensor, quantile: float) -> float:

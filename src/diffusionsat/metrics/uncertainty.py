@@ -40,28 +40,6 @@ def crps(samples: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
     return (ordered - truth).abs().mean(0) - spread / (2 * count * (count - 1 if fair else count))
 
 
-def crps_normal(mean: Tensor, sigma: Tensor, truth: Tensor) -> Tensor:
-    """CRPS of a normal forecast: sigma (z (2 F(z) - 1) + 2 f(z) - 1 / pi^½) with z = (y - mean) / sigma.
-
-    What a regression with constant sigma scores. 0 upwards, lower is better, in units of the images.
-    Source: Gneiting et al. 2005, equation 5.
-
-    Args:
-        mean: Forecast, (...).
-        sigma: Its standard deviation, above 0, broadcasts to (...).
-        truth: (...).
-
-    Raises:
-        ConfigError: If sigma is not above 0.
-    """
-    if not bool((sigma > 0).all()):
-        raise ConfigError("sigma has values that are not above 0. Give standard deviations.")
-    sigma = sigma.double()
-    z = (truth.double() - mean) / sigma
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    return sigma * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
-
-
 def spread_and_error(samples: Tensor, truth: Tensor, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What `spread_skill` needs of each image: its samples' variance and the squared error of their mean.
 
