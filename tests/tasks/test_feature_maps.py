@@ -77,6 +77,7 @@ def test_an_interrupted_map_goes_on(sat, pixels, tmp_path):
         assert a.read_bytes() == b.read_bytes()
     with pytest.raises(RasterError, match="exists"):
         map_features(sat, source, tmp_path / "whole", REQUEST)
+    assert not list((tmp_path / "whole").glob(".work*"))
     map_features(sat, source, tmp_path / "whole", REQUEST, overwrite=True)
 
 

@@ -324,6 +324,7 @@ def sheet(task: Paired, request: EvaluateRequest, asked: Given, made: Kept) -> b
         name, baseline = next(iter(trial.baselines.items()))
         pixels = made.part(row // UNIT, "pixels")[row % UNIT]
         images += [trial.shown.repeat(times, 0).repeat(times, 1), baseline, pixels, trial.truth]
-        about = ", ".join(f"{key} {value}" for key, value in trial.about.items())
+        named = len(trial.about) == 1  # names of more do not fit; the title has them
+        about = ", ".join(f"{key} {value}" if named else value for key, value in trial.about.items())
         captions += [about or "given", name, f"SYNTHETIC {case.metadata.date or ''}", "true"]
     return figures.sheet(images, captions, 4, task.verb)

@@ -36,7 +36,7 @@ class Inpaint(Paired):
         clouds: Holes are of the shape of clouds alone, and images that are clouded themselves are left out.
     """
 
-    verb = "given, mean or copy, made, true"
+    verb = "given (references, share of the hole), mean or copy, made, true"
     baselines = (COPY, MEAN, COLOUR)
     parts = (HOLE,)
     by = ("references", "share")

@@ -14,6 +14,7 @@ from affine import Affine
 from diffusionsat.data.frames import Frame, open_frame
 from diffusionsat.data.sensors import RGB
 from diffusionsat.errors import RasterError
+from diffusionsat.files import check_writable
 from diffusionsat.geo.publishing import RasterWriter
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
@@ -63,6 +64,8 @@ def map_features(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RasterError(f"{folder} cannot be made: {error.strerror}.") from None
+    for name in look.strides:
+        check_writable(folder / f"{name}.tif", overwrite=overwrite)
     work = folder / f".work-{look.identity[:16]}"
     work.mkdir(exist_ok=True)
     writers = {name: look.writer(name, folder, work, overwrite=overwrite) for name in look.strides}
