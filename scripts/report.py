@@ -354,13 +354,13 @@ def poor(parts: dict[str, dict[str, Any]]) -> list[str]:
 def page(args: argparse.Namespace, parts: dict[str, dict[str, Any]]) -> str:
     """The page of the documentation."""
     made_by = next(iter(parts.values()))["made_by"]
-    words = ["python scripts/report.py", "--data DATA", f"--n {args.n}", f"--size {args.size}"]
+    words = ["python scripts/report.py", "--data DATA", "--n N", f"--size {args.size}"]
     words += [f"--most-steps {args.most_steps}", f"--seed {args.seed}"]
     out = [
         "# Measured",
-        f"`{made_by['model']}` ({made_by['model_hash'][:16]}), on test rows, by `{' '.join(words)}`. How to "
-        "read the tables is told in [Measure a model](../how-to/evaluate.md). Figures of few images are "
-        "coarse: read the intervals.",
+        f"`{made_by['model']}` ({made_by['model_hash'][:16]}), on test rows, by `{' '.join(words)}` with the "
+        "n of each part. How to read the tables is told in [Measure a model](../how-to/evaluate.md). Figures "
+        "of few images are coarse: read the intervals.",
         "\n".join(f"- {text}" for text in summary(parts)),
     ]
     if missing := [name for name in KNOWN if name not in parts]:

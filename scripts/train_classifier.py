@@ -23,9 +23,11 @@ from diffusionsat.data.captions import PHRASES
 from diffusionsat.data.parquet import Sample, read_samples
 from diffusionsat.evaluation.features import CLASSIFIER_FILE, CLASSIFIER_FORMAT
 from diffusionsat.files import write_bytes
+from diffusionsat.model import fast_at_bf16
 from diffusionsat.models.compact.classifier import CompactClassifier
 from diffusionsat.training.muon import Muon
 
+FAST = fast_at_bf16(torch.device("cpu"))
 SIZE = 64  # pixels
 RELIEF_GSD = 100.0  # metres; from here on a turned chip is another place
 SHIFT = 3  # pixels by which a chip is moved, its edge mirrored
@@ -145,7 +147,7 @@ def accuracies(network: CompactClassifier, sources: dict[str, Chips]) -> dict[st
         said = []
         for start in range(0, len(squares), 256):
             pixels = torch.from_numpy(np.stack(squares[start : start + 256])).permute(0, 3, 1, 2)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
                 said.append(network(pixels.float() / 127.5 - 1)[name].argmax(1))
         result[name] = float((torch.cat(said).numpy() == source.labels).mean())
     return result
@@ -166,7 +168,7 @@ def train(network: CompactClassifier, args: argparse.Namespace, parts: tuple[dic
         seen = step * BATCH
         optimiser.set_rate(min(1.0, (seen + BATCH) / WARM_UP) * (1 - step / steps))
         images, targets = batch(seen_sources, (args.seed << 32) + step, BATCH)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
             said = network(images)
         error = loss(said, targets)
         error.backward()

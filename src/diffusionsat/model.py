@@ -473,9 +473,14 @@ def _device(name: str) -> torch.device:
 
 def _precision(name: str, device: torch.device) -> str:
     if name == "auto":
-        cpu = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = {"cuda": True, "cpu": cpu.get("avx512_bf16") or cpu.get("amx_bf16")}
-        return "bf16" if fast.get(device.type) else "fp32"
+        return "bf16" if fast_at_bf16(device) else "fp32"
     if name not in PRECISIONS:
         raise ConfigError(f"precision is {name!r}. Give auto, fp32 or bf16.")
     return name
+
+
+def fast_at_bf16(device: torch.device) -> bool:
+    """Whether a device computes faster in bfloat16 than in float32, as CPUs with instructions for it do."""
+    cpu = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = {"cuda": True, "cpu": cpu.get("avx512_bf16") or cpu.get("amx_bf16")}
+    return bool(fast.get(device.type))

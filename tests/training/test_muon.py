@@ -1,10 +1,14 @@
+import pytest
 import torch
 from torch import nn
 
+from diffusionsat.training import muon
 from diffusionsat.training.muon import Muon, orthogonalize
 
 
-def test_orthogonalize_pushes_singular_values_towards_one():
+@pytest.mark.parametrize("fast", [False, True])
+def test_orthogonalize_pushes_singular_values_towards_one(monkeypatch, fast):
+    monkeypatch.setattr(muon, "fast_at_bf16", lambda device: fast)
     torch.manual_seed(0)
     stack = torch.randn(3, 20, 50)
     values = torch.linalg.svdvals(orthogonalize(stack))
@@ -14,8 +18,9 @@ def test_orthogonalize_pushes_singular_values_towards_one():
     torch.testing.assert_close(tall.mT, orthogonalize(stack), rtol=0, atol=0.03)
 
 
-def test_muon_equals_torchs_on_matrices():
+def test_muon_equals_torchs_on_matrices(monkeypatch):
     """torch.optim.Muon takes matrices only; with its own rate for tall matrices both are one algorithm."""
+    monkeypatch.setattr(muon, "fast_at_bf16", lambda device: True)  # theirs is in bfloat16 everywhere
     torch.manual_seed(0)
     start, gradients = torch.randn(6, 10), [torch.randn(6, 10) for _ in range(4)]
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())

@@ -174,6 +174,16 @@ def test_changed_settings_are_named(tiny, tmp_path, caplog):
     assert "config.toml differs in run.images, data.no_piece; the run goes on" in caplog.text
 
 
+def test_a_run_that_is_taken_up_keeps_its_precision(tiny, tmp_path, monkeypatch, caplog):
+    for fast, images in ((False, 8), (True, 16)):
+        monkeypatch.setattr(runs, "fast_at_bf16", lambda device, fast=fast: fast)
+        runs.run(recipe(tiny, tmp_path / "run", "run.precision=auto", f"run.images={images}"))
+        assert 'precision = "fp32"' in (tmp_path / "run/config.toml").read_text()
+    assert "differs in run.images; the run" in caplog.text
+    runs.run(recipe(tiny, tmp_path / "other", "run.precision=auto", "run.images=8"))
+    assert 'precision = "bf16"' in (tmp_path / "other/config.toml").read_text()
+
+
 def test_a_stopped_run_saves_its_state_and_goes_on(tiny, whole, tmp_path):
     def stop(seen):
         if seen == 40:  # not where a state is saved anyway

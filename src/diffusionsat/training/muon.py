@@ -10,13 +10,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from diffusionsat.model import fast_at_bf16
+
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic iteration, same source
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Nearest (semi-)orthogonal matrices of a stack (n, rows, cols), by Newton-Schulz in bfloat16."""
+    """Nearest (semi-)orthogonal matrices of a stack (n, rows, cols), by Newton-Schulz.
+
+    In bfloat16 where the device is fast at it, else in float32.
+    """
     a, b, c = _NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if fast_at_bf16(matrices.device) else matrices.float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     if tall:

@@ -32,7 +32,8 @@ class Run:
         images: To see in all.
         seed: Of initial weights, order, crops, noise and dropping, 0 to 2**31 - 1.
         device: Where to train; auto takes what is there.
-        precision: fp32; or autocast to bf16 or fp16, with weights and optimiser in fp32 all the same.
+        precision: fp32; or autocast to bf16 or fp16, with weights and optimiser in fp32 all the same; auto is
+            bf16 where the device is fast at it, else fp32, and stays what it was when a run is taken up.
         threads: Of the CPU's arithmetic; 0 leaves it to torch.
         log_every: Images between two lines of the log.
         save_every: Images between two saves of the state.
@@ -47,7 +48,7 @@ class Run:
     images: Count
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Whole = 0
     log_every: Count = 8192
     save_every: Count = 65_536

@@ -1,5 +1,6 @@
 """A training run from its recipe: networks, data, state, loop, and the checkpoint in the end."""
 
+import contextlib
 import copy
 import logging
 import secrets
@@ -22,6 +23,7 @@ from diffusionsat.data.series import Series
 from diffusionsat.data.sources import Source
 from diffusionsat.errors import CheckpointError, ConfigError, RasterError
 from diffusionsat.files import write_bytes
+from diffusionsat.model import fast_at_bf16
 from diffusionsat.training import averages as averaging
 from diffusionsat.training.averages import Average
 from diffusionsat.training.batches import Examples
@@ -65,6 +67,7 @@ def run(
         torch.set_num_threads(recipe.run.threads)
     check(recipe)
     processes = start(recipe.run)
+    recipe = _settled(recipe, processes.device)
     folder = _prepared(recipe, processes)
     family = make_family(recipe)
     family.to(processes.device)
@@ -164,6 +167,18 @@ def make_state(recipe: Recipe, network: nn.Module, processes: Alone) -> State:
         averages=averages,
         scaler=torch.amp.GradScaler(processes.device.type, enabled=fp16),
     )
+
+
+def _settled(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with a precision: what its run has, if it is taken up, or what the device is fast at."""
+    if recipe.run.precision != "auto":
+        return recipe
+    precision = "bf16" if fast_at_bf16(device) else "fp32"
+    file = Path(recipe.run.output) / "config.toml"
+    if file.exists():
+        with contextlib.suppress(ConfigError):  # of a version with other keys, which is told later
+            precision = read(Recipe, file).run.precision
+    return replace(recipe, run=replace(recipe.run, precision=precision))
 
 
 def _prepared(recipe: Recipe, processes: Alone) -> Path:
