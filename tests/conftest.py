@@ -1,5 +1,6 @@
 """Fixtures. Nothing imports torch before a test asks: torch-free rooms are tested without it."""
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,19 @@ import pytest
 
 if TYPE_CHECKING:
     from diffusionsat import DiffusionSat
+
+with contextlib.suppress(ImportError):  # the published scripts' environment has none
+    from hypothesis import HealthCheck, settings
+
+    # The same examples everywhere, and no limit in time: how fast a machine is, is not what is tried.
+    settings.register_profile(
+        "steady",
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ class Client(httpx.Client):
         assert answer.status_code == 201, answer.text
         return answer.json()["jobID"]
 
-    def until(self, job: str, *statuses: str, seconds: float = 60) -> dict:
+    def until(self, job: str, *statuses: str, seconds: float = 600) -> dict:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             status = self.get(f"/jobs/{job}").json()

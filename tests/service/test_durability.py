@@ -1,6 +1,7 @@
 """What is left when the process dies at any moment, and how long results are kept."""
 
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -80,7 +81,7 @@ def test_killed_in_the_middle_of_twenty_jobs(tiny, sat, tmp_path):
     finally:
         client.close()
         process.terminate()
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(120) in (0, -signal.SIGTERM)
 
 
 def test_death_between_publishing_and_noting_it(sat, tmp_path, monkeypatch):
@@ -119,8 +120,8 @@ def test_stopped_service_goes_on(sat, tmp_path):
         job = client.submit("generate", SLOW | {"steps": 40, "size": [128, 128]})
         client.until(job, "running")
     with running(sat, tmp_path) as client:
-        assert client.service.store.job(job).attempts == 1
         assert client.until(job)["status"] == "successful"
+        assert client.service.store.job(job).attempts == 1
 
 
 def test_one_service_a_folder(sat, tmp_path):
@@ -130,6 +131,14 @@ def test_one_service_a_folder(sat, tmp_path):
         opened(sat, tmp_path),
     ):
         pass
+
+
+def held(folder):
+    """Bytes in a folder whose files may be removed meanwhile."""
+    try:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except FileNotFoundError:
+        return math.inf
 
 
 def test_oldest_go_first(sat, tmp_path):
@@ -146,8 +155,10 @@ def test_oldest_go_first(sat, tmp_path):
         assert client.get(f"/uploads/{old['id']}/preview.png").status_code == 404
         assert client.get(f"/jobs/{first}").status_code == 404
         assert client.get(f"/jobs/{last}").status_code == 200
-        held = sum(path.stat().st_size for path in (tmp_path / "a" / "jobs").rglob("*") if path.is_file())
-        assert held <= 100_000
+        end = time.monotonic() + 30  # what is too much goes just after a job is told to be done
+        while held(tmp_path / "a" / "jobs") > 100_000:
+            assert time.monotonic() < end
+            time.sleep(0.02)
         needed = client.send_file(geotiff(tmp_path / "needed.tif", side=180)).json()
         job = client.submit("edit", {"image": f"upload:{needed['id']}", "prompt": "a sea", "steps": 2})
         assert client.until(job)["status"] == "successful"

@@ -17,7 +17,7 @@ def sharpened(sat, folder: Path, source: Path, **workers) -> np.ndarray:
         assert (client.service.worker.execute is map) == (not workers)
         sent = client.send_file(source).json()["id"]
         job = client.submit("upscale", {**INPUTS, "frames": [f"upload:{sent}"]})
-        end = client.until(job, seconds=300)
+        end = client.until(job, seconds=1800)
         assert end["status"] == "successful", end
         with rasterio.open(client.service.folder.files(job) / "image.tif") as file:
             return file.read()

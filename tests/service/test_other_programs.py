@@ -62,7 +62,7 @@ def test_rio_tiler_reads_a_result_over_http(client):
     )
     item = client.post("/processes/generate/execution", json={"inputs": QUICK}).json()
     words = [sys.executable, "-c", code, item["assets"]["image"]["href"]]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=600)
     bounds, shape = json.loads(done.stdout)
     assert bounds == pytest.approx(item["bbox"], abs=1e-3)
     assert shape == [3, 64, 64]
@@ -114,7 +114,7 @@ def call_with_nonsense(client, most: int) -> int:
         def call(case):
             nonlocal calls
             calls += 1
-            answer = case.call(base_url=str(client.base_url))
+            answer = case.call(base_url=str(client.base_url), timeout=300)
             assert answer.status_code < 500, answer.text
 
         call()

@@ -28,7 +28,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MISSING = "Chromium is missing: apt-get install chromium chromium-driver"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader",
          "--enable-unsafe-swiftshader", "--hide-scrollbars", "--window-size=1280,800")  # fmt: skip
-PATIENCE_S = 60
+PATIENCE_S = 300
 PLACE = (7.44, 46.95)
 RED, GREEN, BLUE, YELLOW = (tuple(int(v) for v in c) for c in fake_api.QUARTERS.reshape(4, 3))
 WITH_A_NAME = {"button", "checkbox", "combobox", "listbox", "radio", "slider", "spinbutton", "tab", "textbox"}
@@ -305,6 +305,7 @@ class TestChange:
         page.click("#tab-change")
         page.find("#files").send_keys("\n".join(map(str, paths)))
         page.wait(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, "#uploads li")) == len(paths))
+        page.wait(lambda: page.run("return Boolean(studio.result.under)"))  # its picture
 
     def test_upload_sharpen_download(self, page, field, tmp_path):
         page.open()
@@ -388,7 +389,9 @@ class TestChange:
             page.driver.find_elements(By.CSS_SELECTOR, "#uploads .date"), ("2019", "2021"), strict=True
         ):
             date.send_keys(text)
+        page.run("window.before = studio.result.under")
         page.click("#uploads li:last-child [type=radio]")
+        page.wait(lambda: page.run("return studio.result.under !== window.before"))
         page.type("#on", "2020-07")
         page.click("#run")
         inputs = page.finished()["inputs"]
@@ -401,6 +404,7 @@ class TestChange:
         page.click("#make .main")
         first = page.finished()["jobID"]
         page.click("#further")
+        page.wait(lambda: page.run("return Boolean(studio.result.under)"))
         page.click("[name=task][value=edit]")
         page.click("#run")
         page.wait(lambda: "Say what is to be seen" in page.says)
@@ -450,9 +454,10 @@ class TestErrors:
     def test_a_full_queue_is_waited_for(self, page):
         page.allowed = "429"
         page.open()
-        page.service.full = 1
+        page.service.full = 10**6
         self.begin(page, "a river")
         page.wait(lambda: "The queue is full" in page.says)
+        page.service.full = 0
         page.finished()
 
     def test_a_token_is_asked_for_once(self, page):

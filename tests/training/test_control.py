@@ -136,7 +136,8 @@ MAIN = "import sys; from diffusionsat.cli.train import command; sys.exit(command
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tiny, places, whole, tmp_path):
     words = [word for one in settings(tiny, places, tmp_path / "run") for word in ("--set", one)]
-    command = [sys.executable, "-c", MAIN, "compact/temporal", *words]
+    endless = "import time; import diffusionsat.training.run as r; r._write = lambda *_: time.sleep(3600); "
+    command = [sys.executable, "-c", endless + MAIN, "compact/temporal", *words]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     log = tmp_path / "run/log.jsonl"
     while not (log.exists() and len(log.read_text().splitlines()) >= 2):

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,11 +98,20 @@ def test_a_checkpoint_that_makes_images(whole):
     assert [line["seen"] for line in lines if "validation" in line] == [48, 96]
 
 
+# Never done, so that it is still there to be killed however late that comes.
+ENDLESS = MAIN.replace(
+    "import sys\n",
+    "import sys, time\nimport diffusionsat.training.run as runs\nruns._write = lambda *_: time.sleep(3600)\n",
+    1,
+)
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tiny, whole, tmp_path):
     """Killed without warning as soon as so much was logged, twice, then run to the end."""
     for lines in (1, 3):
-        process = subprocess.Popen(command(tiny, tmp_path / "run"), stderr=subprocess.DEVNULL)
+        words = command(tiny, tmp_path / "run", start=("-c", ENDLESS))
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         log = tmp_path / "run/log.jsonl"
         while not (log.exists() and len(log.read_text().splitlines()) >= lines):
             assert process.poll() is None
@@ -395,7 +405,9 @@ def test_two_processes_give_the_weights_of_one(tiny, tmp_path, sharding, held):
     pytest.importorskip("accelerate", reason="accelerate (extra [train]) is not installed")
     script = tmp_path / "train.py"
     script.write_text(MAIN.replace("import sys\n", f"import sys\n{SHARDS}", 1))
-    port = 29613 + (sharding == "fsdp")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", str(script))
     settings = (*STEADY, "run.images=48", "run.device=cpu", "run.sheet_every=24")
     words = command(tiny, tmp_path / "two", *settings, f"run.sharding={sharding}", start=torchrun)
