@@ -201,6 +201,7 @@ def test_inpaint_edit_and_declouds(command):
         (["upscale", "2018.tif", "--workers", "0", "-o", "a.tif"], "workers is 0"),
         (["upscale", "2018.tif", "--bands", "x,y", "-o", "a.tif"], "x, y"),
         (["upscale", "--stac", "http://127.0.0.1:9", "-o", "a.tif"], "--search"),
+        (["upscale", "2018.tif", "--size", "16x16", "-o", "a.tif"], "are for --stac"),
         (["inpaint", "2018.tif", "-o", "a.tif"], "no gap to fill"),
         (["declouds", "2018.tif", "-o", "a.tif"], "Nothing tells where"),
         (["edit", "2018.tif", "x", "--strength", "2", "-o", "a.tif"], "strength is 2"),

@@ -193,11 +193,18 @@ def test_what_is_known_better_goes_before(tmp_path):
         file.update_tags(ACQUISITIONDATETIME="2018-05-06T10:00:00Z")
     assert date() == "2018-05-06"
     with rasterio.open(path, "r+") as file:
+        file.update_tags(ACQUISITIONDATETIME="2018-05")
+        file.update_tags(ns="IMAGERY", CLOUDCOVER="35")
+    assert (date(), open_frame(path).metadata.cloud_cover) == ("2018-05", 35)
+    with rasterio.open(path, "r+") as file:
         file.update_tags(METADATA=Metadata(date="2017-03", cloud_cover=5).to_json())
     assert (date(), open_frame(path).metadata.cloud_cover) == ("2017-03", 5)
     item(path.with_suffix(".json"), datetime="2016-02-03T10:00:00Z", gsd=77, **{"eo:cloud_cover": 33})
     frame = open_frame(path)
     assert (frame.metadata.date, frame.metadata.cloud_cover) == ("2016-02-03", 33)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(SYNTHETIC="YES")
+    assert (date(), open_frame(path).metadata.cloud_cover) == ("2017-03", 5)  # the item is of another image
     centre = rasterio.warp.transform("EPSG:32632", "EPSG:4326", [500_150], [5_199_900])  # not of the item
     assert (frame.metadata.lon, frame.metadata.lat) == pytest.approx((centre[0][0], centre[1][0]))
     assert frame.metadata.gsd == pytest.approx(10, rel=1e-3)

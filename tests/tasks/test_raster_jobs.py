@@ -16,8 +16,10 @@ from diffusionsat.data.frames import open_frame
 from diffusionsat.diffusion.operators import Blur, Compose, Decimate
 from diffusionsat.diffusion.sensors import PRESETS
 from diffusionsat.execution import executor
+from diffusionsat.geo.publishing import RasterWriter
 from diffusionsat.geo.rasters import ArrayRaster, open_raster
 from diffusionsat.tasks.declouds import DecloudsRequest
+from diffusionsat.tasks.edit import EditRequest
 from diffusionsat.tasks.inpaint import InpaintRequest
 from diffusionsat.tasks.predict import PredictRequest
 from diffusionsat.tasks.restoring import restore, restore_to
@@ -138,6 +140,84 @@ def test_other_bands_keep_their_means(steered):
     assert scene.provenance["not_generated"] == ["B08"]
     means = scene.raster.values[3].reshape(24, 4, 20, 4).mean((1, 3))
     assert np.abs(means - frame.raster.values[3]).max() <= 0.5
+
+
+def test_classes_and_flags_are_repeated_and_hide_nothing(steered):
+    values = np.full((4, 8, 10), 90, np.uint8)
+    values[3] = np.random.default_rng(0).choice([0, 4, 9], (8, 10))
+    raster = ArrayRaster(
+        values, ["red", "green", "blue", "SCL"], crs=UTM, transform=Affine(10, 0, 0, 0, -10, 0)
+    )
+    frame = open_frame(raster.without(0, range(4)))
+    scene = steered.upscale(frame, factor=2, all_bands=True, **QUICK)
+    assert np.array_equal(scene.raster.values[3], values[3].repeat(2, 0).repeat(2, 1))
+    assert scene.raster.valid[:3].all()
+    assert scene.provenance["bands_copied"] == ["SCL"]
+
+
+def test_arrays_are_images_and_64_bits_are_refused(steered):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 3)).astype(np.uint8)
+    for source in (pixels, [pixels]):
+        assert steered.upscale(source, factor=2, **QUICK).pixels.shape == (32, 48, 3)
+    assert steered.edit(pixels, "a river", steps=2).pixels.shape == pixels.shape
+    wide = open_frame(np.moveaxis(pixels, 2, 0).astype(np.int64), bands=("red", "green", "blue"))
+    with pytest.raises(RasterError, match=r"int64.*at most 32 bits"):
+        steered.upscale(wide, factor=2, **QUICK)
+
+
+def test_work_is_taken_up_only_by_the_very_job(steered, tmp_path):
+    """Masks, what is known of the frames, and which band is which, are part of a job."""
+    frame, holes = rgb(), [np.zeros((40, 52), bool) for _ in range(2)]
+    holes[0][5:9], holes[1][5:10] = True, True
+    clouds = [DecloudsRequest(image=frame, mask=holes[0], grow=grow, **QUICK) for grow in (0, 2)]
+    dated = [open_frame(rgb(), date=date) for date in ("2019", "2020")]
+    named = [open_frame(rgb(), bands=bands) for bands in (("red", "green", "blue"), ("blue", "green", "red"))]
+    pairs = [
+        [InpaintRequest(image=frame, mask=hole, **QUICK) for hole in holes],
+        [EditRequest(image=frame, mask=hole, **QUICK) for hole in holes],
+        clouds,
+        [PredictRequest(frames=[one], on="2023", **QUICK) for one in dated],
+        [EditRequest(image=one, **QUICK) for one in named],
+    ]
+    for one, other in pairs:
+        assert one.job(steered).identity == one.job(steered).identity != other.job(steered).identity
+
+    def stop(share):
+        return share < 0.3
+
+    path = tmp_path / "out.tif"
+    with pytest.raises(Cancelled):
+        restore_to(pairs[0][0].job(steered), path, on_share=stop)
+    with pytest.raises(ConfigError, match="unfinished work of another job"):
+        restore_to(pairs[0][1].job(steered), path)
+
+
+def test_an_image_that_is_replaced_takes_its_layers_along(steered, tmp_path, monkeypatch):
+    path, frame = tmp_path / "out.tif", sentinel(nodata=False)
+    (tmp_path / "out.interval.tif").write_bytes(b"somebody's")
+    request = {"frames": frame, "factor": 2, **QUICK}
+    made = restore_to(UpscaleRequest(**request, samples=2).job(steered), path)
+    assert {"spread", "measured", "invented", "support"} <= made.keys()
+    kept, real = path.read_bytes(), RasterWriter.publish
+    (tmp_path / "out.wld").write_text("1\n0\n0\n-1\n0\n0\n")
+
+    def failing(self):
+        if self.path.name == "out.support.tif":
+            raise RasterError("no more room")
+        return real(self)
+
+    job = UpscaleRequest(**request, seed=4).job(steered)
+    with monkeypatch.context() as patch:
+        patch.setattr(RasterWriter, "publish", failing)
+        with pytest.raises(RasterError, match="no more room"):
+            restore_to(job, path, overwrite=True)
+    assert path.read_bytes() == kept
+    restore_to(job, path, overwrite=True)
+    assert path.read_bytes() != kept
+    left = {file.name for file in tmp_path.iterdir()}
+    layers = ("interval", "invented", "measured", "support")
+    assert left == {"out.tif", *(f"out.{name}.tif" for name in layers)}
+    assert (tmp_path / "out.interval.tif").read_bytes() == b"somebody's"
 
 
 def test_samples_differ_and_the_result_is_their_mean(steered):

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from diffusionsat.cli import options, rasters
+from diffusionsat.errors import ConfigError
 
 _EPILOG = """\b
 Examples:
@@ -68,6 +69,8 @@ def command(
     green and blue, in its units.
     """
     rasters.check_output(output, given["overwrite"])
+    if not stac and (search or collections or size):
+        raise ConfigError("--search, --collection and --size are for --stac, which is not given.")
     found = [_searched(stac, given["lnglat"], search, collections, size)] if stac else []
     frames = [*rasters.frames(sources, given["bands"], given["tile"]), *found]
     sharp = rasters.frames(references, None, given["tile"])
@@ -101,7 +104,6 @@ def _searched(
     size: tuple[int, int] | None,
 ) -> Any:
     from diffusionsat.data.search import least_cloudy
-    from diffusionsat.errors import ConfigError
 
     if lnglat is None or dates is None:
         raise ConfigError("--stac needs --lnglat LON,LAT and --search A/B. Give both.")

@@ -164,9 +164,11 @@ def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scal
             "red, green, blue, nir …, or wavelengths in nm."
         )
     date = product and product.date
+    own_known = _own(raster.name, tags)
     said = [
+        *([own_known] if tags.get("SYNTHETIC") == "YES" else []),  # whatever the item beside it is about
         beside.known,
-        _own(raster.name, tags),
+        own_known,
         {"date": date},
         {"date": _day(tags.get("TIFFTAG_DATETIME"))},
     ]
@@ -259,7 +261,8 @@ def _metadata(raster: Raster, said: Sequence[Mapping[str, Any]]) -> Metadata:
 
 def _own(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
     """What our own tags say, or the day of the image in GDAL's."""
-    known: dict[str, Any] = {"date": _day(tags.get("ACQUISITIONDATETIME"))}
+    known: dict[str, Any] = {"date": _date(tags.get("ACQUISITIONDATETIME"))}
+    known["cloud_cover"] = _percent(tags.get("CLOUDCOVER"))
     if "METADATA" in tags:
         try:
             known |= Metadata.from_json(tags["METADATA"]).to_dict()
@@ -313,6 +316,20 @@ def _brightest(raster: Raster) -> float:
     top, left = ((length - _SAMPLED) // 2 for length in (raster.height, raster.width))
     values, valid = raster.take(places).read(range(top, top + _SAMPLED), range(left, left + _SAMPLED))
     return float(np.percentile(values[valid], 99)) if valid.any() else np.inf
+
+
+def _date(text: str | None) -> str | None:
+    """The day of a time stamp, or a month or year that stands alone."""
+    return text if re.fullmatch(r"\d{4}(-(0[1-9]|1[0-2]))?", text or "") else _day(text)
+
+
+def _percent(text: str | None) -> float | None:
+    """A number of percent, if it is one."""
+    try:
+        share = float(text or "nan")
+    except ValueError:
+        return None
+    return share if 0 <= share <= 100 else None
 
 
 def _day(text: str | None) -> str | None:

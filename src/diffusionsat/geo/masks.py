@@ -174,7 +174,9 @@ def open_mask(source: MaskSource, like: Raster) -> Raster:
     elif isinstance(source, np.ndarray):
         if source.ndim != 2:
             raise RasterError(f"The mask has the shape {source.shape}. Give (rows, columns).")
-        array = ArrayRaster(source.astype(np.uint8)[None], ["mask"], crs=like.crs, transform=like.transform)
+        array = ArrayRaster(
+            (source != 0).astype(np.uint8)[None], ["mask"], crs=like.crs, transform=like.transform
+        )
         mask = Nonzero(_same_size(array, like, "mask"), like)
     else:
         raster = open_raster(source)

@@ -352,7 +352,7 @@ def _gap(blocks: Sequence[tuple[range, range]], height: int, width: int) -> tupl
 def _sidecars(path: Path) -> list[Path]:
     """What lies beside a file and changes how it is read: GDAL's, and world files of its suffix."""
     suffix = path.suffix
-    worlds = {f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w"}
+    worlds = {f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld", ".tab"}
     return [path.with_name(path.name + end) for end in _BESIDE] + [
         path.with_suffix(end) for end in sorted(worlds)
     ]

@@ -35,7 +35,7 @@ def opened(sources: Source | Sequence[Source], task: str) -> list[Frame]:
         RasterError: If one cannot be read.
     """
     several = list(sources) if isinstance(sources, (list, tuple)) else [sources]
-    if not several or several == [None]:
+    if all(source is None for source in several):
         raise ConfigError(f"{task} has no image to work on. Give one.")
     frames = [open_frame(source) for source in several]
     return sorted(frames, key=lambda f: (f.metadata.date or "", f.raster.name, f.raster.digest()))
@@ -54,8 +54,13 @@ def finest(frames: Sequence[Frame]) -> Frame:
 
 
 def hashes(frames: Sequence[Frame]) -> dict[str, str]:
-    """Digests by name, as provenance says them."""
-    return {frame.raster.name: frame.raster.digest() for frame in frames}
+    """Digests by name, as provenance says them; a name that comes again is numbered."""
+    found: dict[str, str] = {}
+    for frame in frames:
+        name = frame.raster.name
+        again = sum(known == name or known.startswith(f"{name} (") for known in found)
+        found[f"{name} ({again + 1})" if again else name] = frame.raster.digest()
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ class Subject:
         """A frame, if it has colours.
 
         Raises:
-            RasterError: If it lacks one.
+            RasterError: If it lacks one, is of 64-bit integers, or holds nothing.
         """
         absent = [name for name in RGB if name not in frame.common]
         if absent:
@@ -86,6 +91,11 @@ class Subject:
                 "Images are made in red, green and blue: give a raster that has them, or name its bands."
             )
         red, green, blue = (frame.common.index(name) for name in RGB)
+        if frame.raster.dtype.kind in "iu" and frame.raster.dtype.itemsize > 4:
+            raise RasterError(
+                f"{frame.raster.name} has numbers of type {frame.raster.dtype}, of which floats cannot tell "
+                "all apart. Give at most 32 bits: gdal_translate -ot Int32."
+            )
         if not any_valid(frame.raster, (red, green, blue)):
             raise RasterError(
                 f"{frame.raster.name} has no valid pixel: all is nodata. Give an image that has some."

@@ -1,6 +1,6 @@
 """Jobs that make a part of a raster anew, and leave the rest as it is to the last bit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,7 @@ class Repainting(Restoration):
         feather: Pixels around the hole over which new fades into old.
         strength: Share of the steps that are done from the noised image on; 1 is from noise alone.
         fills: Whether what has no data is made too where it is made anew; else it stays without.
+        more: See `Restoration`; the digest of the hole is added.
         **kwargs: See `Restoration`.
     """
 
@@ -56,9 +57,11 @@ class Repainting(Restoration):
         feather: int = 0,
         strength: float = 1.0,
         fills: bool = True,
+        more: Mapping[str, Any],
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        marked = None if hole is None else hole.digest()
+        super().__init__(*args, more={**more, "mask": marked}, **kwargs)
         self.frame, self.hole, self.margin, self.strength = frame, hole, feather, strength
         self.fills = fills
 

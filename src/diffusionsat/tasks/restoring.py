@@ -5,6 +5,7 @@ memory, `restore_to` files of any size.
 The class and both ways of doing it stand here, as they know each other.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -24,9 +25,9 @@ from diffusionsat.diffusion.constraints import INVENTED
 from diffusionsat.diffusion.solvers import Cancelled, OnStep, StepInfo
 from diffusionsat.errors import ConfigError, RasterError
 from diffusionsat.execution import Execute
-from diffusionsat.files import check_writable, write_bytes
+from diffusionsat.files import write_bytes
 from diffusionsat.geo.images import read_tags
-from diffusionsat.geo.publishing import RasterWriter, refuse_inputs
+from diffusionsat.geo.publishing import RasterWriter, check_replaceable
 from diffusionsat.geo.rasters import ArrayRaster, Pixels
 from diffusionsat.tasks.job import Job
 from diffusionsat.tasks.limits import warn
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 512  # pixels of a side that are made at once, about
 
+_LAYERS = ("spread", "interval", "measured", "invented", "support")
 _DIFFERENCES, _CLASSES = ("spread", "invented"), ("support",)  # layers without the offset, and of no unit
 
 OnShare = Callable[[float], bool | None]
@@ -220,8 +222,17 @@ class Restoration(Job):
             samples=self.samples,
             control=self.control,
             inputs=dict(self.inputs),
+            inputs_read_as=self._read_as,
             **self.more,
         )
+
+    @cached_property
+    def _read_as(self) -> str:
+        """SHA-256 of what the inputs' numbers are taken for: bands, scales, and what is known of each."""
+        views = [[v.metadata.to_dict(), v.slots, asdict(v.radiometry)] for v in self.views]
+        out = self.output
+        told = [views, out.bands, out.colours, asdict(out.radiometry), self.said]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
     def identity(self) -> str:
@@ -287,7 +298,11 @@ def _blank(job: Restoration, bands: tuple[str, ...], dtype: np.dtype, nodata: fl
 
 def paths_of(job: Restoration, path: Path) -> dict[str, Path]:
     """Where each layer goes: the image to ``path``, others beside it, ``OUT.spread.tif`` and so on."""
-    return {n: path if n == "image" else path.with_name(f"{path.stem}.{n}{path.suffix}") for n in job.layers}
+    return {name: path if name == "image" else _layer(path, name) for name in job.layers}
+
+
+def _layer(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 
 def is_made(job: Restoration, path: Path) -> bool:
@@ -330,8 +345,7 @@ def restore_to(
     """
     paths, work = paths_of(job, path), path.with_name(f".{path.name}.work")
     for each in paths.values():
-        check_writable(each, overwrite=overwrite)
-        refuse_inputs(each, inputs)
+        check_replaceable(each, inputs=inputs, overwrite=overwrite)
     _claim(work, job.identity, overwrite=overwrite)
     latents = []
     for index in range(job.samples):
@@ -348,10 +362,22 @@ def restore_to(
             raise Cancelled(f"stopped after {done} of {blocks} blocks")
     for writer in drawing.writers.values():
         writer.join()
-    for writer in drawing.writers.values():
-        writer.publish()
+    for name in sorted(
+        drawing.writers, key=lambda name: name == "image"
+    ):  # which is only there with its layers
+        drawing.writers[name].publish()
+    _forget(path, paths)
     shutil.rmtree(work)
     return paths
+
+
+def _forget(path: Path, paths: Mapping[str, Path]) -> None:
+    """Remove layers that tell of the image that was replaced."""
+    for name in set(_LAYERS) - set(paths):
+        layer = _layer(path, name)
+        with contextlib.suppress(RasterError):  # it is no raster, and not ours
+            if layer.is_file() and read_tags(layer) is not None:
+                layer.unlink()
 
 
 def _shares(on_share: OnShare | None, stage: int, stages: int) -> Callable[[int, int], bool | None] | None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusionsat.data.radiometry import rounded
+from diffusionsat.data.sensors import band_of
 from diffusionsat.diffusion.constraints import INVENTED, corrected, support
 from diffusionsat.diffusion.denoisers import Denoiser
 from diffusionsat.diffusion.sensors import Sensor
@@ -91,6 +92,8 @@ class UpscaleRequest(SamplingRequest):
         places = list(subject.colours)
         if self.all_bands:
             places += [i for i in range(len(raster.bands)) if i not in places]
+        spectral = [band_of(name, frame.sensor) is not None for name in raster.bands]
+        repeated = [raster.bands[i] for i in places if not spectral[i]]  # of classes and flags no mean is one
         grid, transform = refined(raster, self.factor)
         coarse = known(frame.metadata, self.metadata)
         gsd = None if coarse.gsd is None else coarse.gsd / self.factor
@@ -107,12 +110,13 @@ class UpscaleRequest(SamplingRequest):
             task="upscale",
             output=subject.output(places, transform),
             samples=samples,
-            said=subject.frame.tags(),
+            said=subject.frame.tags(repeated),
             inputs=hashes([*frames, *sharp]),
             more={
                 "factor": self.factor,
                 "consistency": self.consistency,
                 "not_generated": [raster.bands[i] for i in places[3:]],
+                "bands_copied": repeated,
             },
             measurement=Measurement(
                 frame=frame, colours=subject.colours, radiometry=subject.radiometry, factor=self.factor
@@ -247,13 +251,18 @@ class Upscale(Restoration):
         return repeated[0], repeated[1]
 
     def others(self, rows: range, columns: range) -> Pixels:
-        """The other bands, interpolated so that each of their pixels keeps its number as the mean."""
+        """The other bands, interpolated so that each of their pixels keeps its number as the mean.
+
+        What is no band of a sensor, as classes and flags, is repeated.
+        """
         values, valid = self._whole_blocks(rows, columns)
         if len(self.places) > 3:
             values = values.copy()
             smooth = self.smooth.read(rows, columns)[0][self.places]
             factor = self.measurement.factor
-            for band in range(3, len(self.places)):
+            for band, name in enumerate(self.output.bands):
+                if band < 3 or name in self.more["bands_copied"]:
+                    continue
                 lack = values[band] - _block_means(smooth[band], factor)
                 kept = rounded(smooth[band] + lack, self.output.dtype, self.output.nodata)
                 values[band] = np.where(valid[band], kept, values[band])
