@@ -149,7 +149,7 @@ def _judge(
         seed=request.seed,
         clip=request.clip,
     )
-    sections = [*task.sections(evidence), _sheets(evidence)]
+    sections = [*task.sections(evidence), _sheets(evidence, request.task == EDIT)]
     for name in request.vary:
         sections.append(_varied(work, name, request, task, evidence, [maker, said["hash"]], names))
     sections += beside
@@ -376,7 +376,7 @@ def _taught(work: Work, taught: Cases | None, names: Sequence[str]) -> list[Prob
     return [one for one in probes if one.fields or one.classes]
 
 
-def _sheets(evidence: Evidence) -> Section:
+def _sheets(evidence: Evidence, edited: bool) -> Section:
     """Generated images beside the real ones of their cases."""
     order = np.random.Generator(np.random.Philox(evidence.seed)).permutation(len(evidence.asked))
     rows = sorted(order[:SHOWN].tolist())
@@ -385,6 +385,7 @@ def _sheets(evidence: Evidence) -> Section:
     for row in rows:
         case = evidence.asked.cases[row]
         said = " ".join(filter(None, (case.prompt, case.metadata.date)))
-        captions += [f"SYNTHETIC {said}" if evidence.matched else "SYNTHETIC", f"real {said}"]
-    title = "generated images (left of each pair) beside real ones"
+        real = "real, before" if edited else f"real {said}"
+        captions += [f"SYNTHETIC {said}" if evidence.matched else "SYNTHETIC", real]
+    title = f"{'edited' if edited else 'generated'} images (left of each pair) beside real ones"
     return Section({}, files={"sheet.png": figures.sheet(images, captions, 8, title)})
