@@ -89,8 +89,9 @@ def open_frame(
 
     A path is a GeoTIFF, a JP2, a PNG or JPEG with or without a world file, whatever else GDAL reads, or a
     Sentinel-2 product (a ``.SAFE`` folder or its zip). What is known is taken, in this order, from the
-    arguments; the grid (place and gsd); a STAC item beside the file; its own tags; its name, if that is of
-    Sentinel-2, Landsat or NAIP; its time stamp. What is assumed beyond that is logged.
+    arguments; the grid (place and gsd); a STAC item beside the file; its own tags, which come before the
+    item if it is synthetic; its name, if that is of Sentinel-2, Landsat or NAIP; its time stamp. What is
+    assumed beyond that is logged.
 
     Args:
         source: What to open.

@@ -5,14 +5,13 @@ what means of each hide.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from diffusionsat.evaluation.report import SCORES
-from diffusionsat.evaluation.section import Line
-from diffusionsat.metrics.bootstrap import bootstrap, sign_flip_p_value
+from diffusionsat.evaluation.section import Line, over_places
+from diffusionsat.metrics.bootstrap import sign_flip_p_value
 
 FLIPS = 1_999
 _CASE = (
@@ -31,12 +30,11 @@ _CASE = (
 )
 
 
-def paired(folders: Mapping[str, Path], *, seed: int = 0) -> list[Line]:
+def paired(folders: Mapping[str, Path]) -> list[Line]:
     """Mean differences of the images' scores from those of the first report.
 
     Args:
         folders: Reports' folders, by their names; the first is what others are compared with.
-        seed: Of the draws and the flips.
 
     Returns:
         A line a score in which one differs, as `report.compare` has them; by the others' names the mean
@@ -53,7 +51,7 @@ def paired(folders: Mapping[str, Path], *, seed: int = 0) -> list[Line]:
     lines: list[Line] = []
     for score in base.keys() - set(_CASE):
         found = {
-            name: _difference(columns[name][score] - base[score], cases, seed)
+            name: _difference(columns[name][score] - base[score], cases)
             for name in others
             if score in columns[name]
         }
@@ -78,11 +76,12 @@ def _same_cases(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) 
     return all(np.array_equal(one[key], other.get(key, ())) for key in ("source", "key", "frame"))
 
 
-def _difference(values: np.ndarray, places: np.ndarray, seed: int) -> dict[str, float] | None:
+def _difference(values: np.ndarray, places: np.ndarray) -> dict[str, float] | None:
     """Mean, interval and p-value of differences, (N,), NaN where there is none; None if all are 0."""
     known = np.isfinite(values)
     values, places = values[known], places[known]
     if not values.any() or len(set(places.tolist())) < 2:
         return None
-    interval = asdict(bootstrap(lambda rows: float(values[rows].mean()), places, seed=seed))
-    return interval | {"p": sign_flip_p_value(values, places, count=FLIPS, seed=seed)}
+    interval = over_places(values, places.tolist())
+    assert isinstance(interval, dict)  # of two places or more
+    return interval | {"p": sign_flip_p_value(values, places, count=FLIPS)}

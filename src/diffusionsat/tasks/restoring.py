@@ -366,7 +366,8 @@ def restore_to(
         drawing.writers, key=lambda name: name == "image"
     ):  # which is only there with its layers
         drawing.writers[name].publish()
-    _forget(path, paths)
+    if overwrite:
+        _forget(path, paths)
     shutil.rmtree(work)
     return paths
 
