@@ -64,6 +64,7 @@ def train(args: argparse.Namespace) -> None:
         f"run.images={args.images}",
         f"run.seed={args.seed}",
         f"run.threads={args.threads}",
+        f"data.processes={args.processes}",
         "data.sizes={64=1.0}",
         f"model.parts={args.base}",
         f"schedule.warm_up={min(4000, args.images // 10)}",
@@ -218,6 +219,7 @@ def main() -> None:
     stage.add_argument("arm", choices=ARMS)
     stage.add_argument("job", choices=RECIPES)
     stage.add_argument("--images", type=int, default=100_000)
+    stage.add_argument("--processes", type=int, default=0, help="that read; for a GPU")
     stage.add_argument("--base", default="compact", help="checkpoint that is steered, a folder or a name")
     stage = stages.add_parser("measure", parents=[common])
     stage.set_defaults(stage=measure)

@@ -1,6 +1,8 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,25 @@ def test_a_task_that_kills_every_worker_stops_the_job(tmp_path):
 def test_errors_of_tasks_arrive(workers):
     with executor(workers) as execute, pytest.raises(ConfigError, match="task 0 cannot be done"):
         list(execute(failing, [0]))
+
+
+ORPHANING = """
+import os, time
+from diffusionsat.execution import processes
+if __name__ == "__main__":
+    pool = processes(1, tuple, ())
+    pool.submit(os.getpid).result()
+    pool.submit(time.sleep, 3600)
+    print("at work", flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_workers_do_not_outlive_a_killed_process():
+    with subprocess.Popen([sys.executable, "-c", ORPHANING], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.kill()
+        process.stderr.read()  # to its end, which comes when the last process that holds it is gone
 
 
 @pytest.mark.parametrize("workers", [0, -1, True, 1.5])

@@ -9,6 +9,8 @@ import itertools
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -58,13 +60,7 @@ class _Pool:
         self.pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        # A fork of a process with threads, as torch's are, can hang.
-        return ProcessPoolExecutor(
-            self.workers,
-            multiprocessing.get_context("spawn"),
-            initializer=_share_cores,
-            initargs=(self.workers,),
-        )
+        return processes(self.workers, _share_cores, (self.workers,))
 
     def __enter__(self) -> "_Pool":
         return self
@@ -112,6 +108,32 @@ class _Pool:
             )
         log.warning("a worker process died; what it was doing is done again")
         self.pool = self._start()
+
+
+def processes(count: int, begin: Callable[..., None], given: tuple[Any, ...]) -> ProcessPoolExecutor:
+    """A pool of processes that end with this one, even if it is killed, and leave Ctrl-C to it.
+
+    Args:
+        count: Processes.
+        begin: Called in each of them first.
+        given: Its arguments.
+    """
+    # A fork of a process with threads, as torch's are, can hang.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, initializer=_follow, initargs=(begin, *given))
+
+
+def _follow(begin: Callable[..., None], *given: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin(*given)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _share_cores(workers: int) -> None:

@@ -31,12 +31,12 @@ UTM = CRS.from_epsg(32632)
 QUICK = {"steps": 2, "prompt": "a river"}
 
 
-def sentinel(height=24, width=20, seed=0, date="2020-06-01", nodata=True):
+def sentinel(height=24, width=20, seed=0, date="2020-06-01", nodata=True, times=1):
     """A smooth 12-bit raster of four bands of Sentinel-2, a corner of it without data."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(1200, 1900, (4, height // 4 + 2, width // 4 + 2))
     values = coarse.repeat(4, 1).repeat(4, 2)[:, :height, :width] + rng.uniform(-40, 40, (4, height, width))
-    values = values.round().astype(np.uint16)
+    values = (times * values.round()).astype(np.uint16)
     if nodata:
         values[:, :5, :5] = 0
     raster = ArrayRaster(
@@ -110,6 +110,14 @@ def test_consistency_is_measured_and_can_be_off(steered):
     assert residuals["hard"].reflectance < 1e-4
     assert residuals["hard"].angle < 0.2
     assert residuals["off"].reflectance > 1e-3
+
+
+@pytest.mark.parametrize("times", [1, 5])  # 5 is past what is shown white, as roofs, snow and clouds are
+@pytest.mark.parametrize("factor", [2, 4, 10])
+def test_softly_consistent_is_within_the_noise_however_bright(steered, times, factor):
+    frame = sentinel(nodata=False, times=times)
+    job = UpscaleRequest(frames=frame, factor=factor, consistency="soft", **QUICK).job(steered)
+    assert consistency(job, restore(job).raster).noise < 1
 
 
 def test_measured_and_invented_are_the_pixels(steered):

@@ -21,12 +21,13 @@ from diffusionsat.data.records import Frame, Record
 from diffusionsat.data.shards import write_shard
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, RasterError
 from diffusionsat.training import run as runs
+from diffusionsat.training.batches import Reader
 from diffusionsat.training.denoising import DenoisingJob
 from diffusionsat.training.families import make_family
 from diffusionsat.training.journal import Diverged
 from diffusionsat.training.procedural import Procedural
 from diffusionsat.training.processes import Alone
-from diffusionsat.training.recipe import read_recipe
+from diffusionsat.training.recipe import Data, read_recipe
 
 SMALL = (
     "model.sizes={channels=[16,32],blocks=1,attention=[false,true],head_width=16,embedding=32,text_width=32}",
@@ -206,8 +207,6 @@ def test_a_stopped_run_saves_its_state_and_goes_on(tiny, whole, tmp_path):
 
 
 def test_a_diverged_run_keeps_the_state_from_before(tiny, tmp_path, monkeypatch):
-    from diffusionsat.training.batches import Reader
-
     real = Reader.__call__
 
     def poisoned(self, seen, step):
@@ -337,6 +336,41 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tiny, whole, tmp_path):
     assert difference(weights(tmp_path / "one"), weights(whole)) > 1e-3
 
 
+@pytest.mark.parametrize("cache", [0, 40])
+def test_processes_that_read_change_nothing(tiny, tmp_path, cache):
+    for processes in (0, 2):
+        output = tmp_path / str(processes)
+        more = (f"data.processes={processes}", f"data.cache={cache}", "run.images=48")
+        runs.run(recipe(tiny, output, *more))
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+class Deadly(Procedural):
+    """Whoever reads it dies."""
+
+    def example(self, position, size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_reads_and_dies_is_told():
+    reader = Reader(Deadly(0, {32: 1.0}), Data(batch_size=2, processes=1), seed=0)
+    try:
+        with pytest.raises(DatasetError, match=r"fewer data\.processes"):
+            reader(0, 0)
+    finally:
+        reader.close()
+
+
+def test_captions_at_once_are_those_one_by_one(tiny):
+    family = make_family(recipe(tiny, "unused"))
+    captions = ["a river", "", "a village among fields of wheat and barley"]
+    states, mask = family.text(captions)
+    family.captions.alone = False
+    together, also = family.text(captions)
+    assert torch.equal(mask, also) and not together.is_inference()
+    assert (together - states)[mask].abs().max() < 1e-5
+
+
 def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
     cached = ("data.cache=300", "run.images=32")
     runs.run(recipe(tiny, tmp_path / "a", *cached))
@@ -370,8 +404,6 @@ def test_cached_latents_of_data_that_changed_are_refused(tiny, tmp_path):
 
 def test_numbers_in_words_are_given_as_words_alone(tiny, tmp_path, monkeypatch):
     given = []
-    from diffusionsat.training.denoising import DenoisingJob
-
     real = DenoisingJob._encoded
     monkeypatch.setattr(DenoisingJob, "_encoded", lambda job, read: (given.append(read), real(job, read))[1])
     runs.run(recipe(tiny, tmp_path / "run", "data.numbers_in_words=true", "run.images=16"))

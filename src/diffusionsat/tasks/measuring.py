@@ -82,7 +82,12 @@ def _sensor(
 
 
 def respect(
-    light: Tensor, y: Tensor, known: Tensor, sensor: Sensor, variance: Tensor | None = None
+    light: Tensor,
+    y: Tensor,
+    known: Tensor,
+    sensor: Sensor,
+    variance: Tensor | None = None,
+    within: Tensor | float = 0.0,
 ) -> Tensor:
     """Images moved so that they explain a measurement where it is known.
 
@@ -94,8 +99,10 @@ def respect(
         known: Bool of the same shape.
         sensor: What measured.
         variance: Of the measurement's noise over that of the images, one a band; None is none.
+        within: How far from the measurement the images may stay.
     """
     missing = torch.where(known, y - sensor.operator(light), 0)
+    missing = missing.sign() * (missing.abs() - within).clamp_min(0)
     return light + optics(sensor).inverse(missing, variance)
 
 

@@ -41,6 +41,7 @@ from diffusionsat.tasks.views import view_of
 CONSISTENCY = ("off", "soft", "hard")
 _SPREAD = 0.25  # standard deviation of light within images, about
 _LEFT = 0.04  # of light: how far what was generated is off where it was measured, about
+_WITHIN = 0.9  # of the noise: how far the result may be off softly, and then its numbers are rounded
 _TURNS, _ENOUGH = 40, 1e-3  # of light
 _LOOK = 2  # coarse pixels around one that the sensor sees with it
 _REACH = 4  # coarse pixels around a block that its inverse looks at
@@ -209,12 +210,14 @@ class Upscale(Restoration):
             return light
         (y, valid), sensor = self.seen(rows, columns), self.sensor(rows, columns)
         y, gap = filled(y, valid)
-        noise = sensor.variance(y.mean((0, 2, 3), keepdim=True))[0] / _LEFT**2
-        allowed = noise if self.consistency == "soft" else None
+        known, noise, within = valid | gap, sensor.variance(y), torch.zeros_like(y)
         low, high = (torch.from_numpy(side) for side in self.output.limits())
         found = bridged(torch.from_numpy(light), y, gap, self.measurement.coarse)
+        if self.consistency == "soft":
+            found = respect(found, y, known, sensor, noise.mean((0, 2, 3))[:, None, None] / _LEFT**2)
+            within = _WITHIN * noise.sqrt()  # more is left where what was generated is off by more
         for _ in range(_TURNS):  # projections by turns onto what explains and onto what can be stored
-            found = respect(found, y, valid | gap, sensor, allowed)
+            found = respect(found, y, known, sensor, within=within)
             beyond = ((low - found).clamp_min(0) + (found - high).clamp_min(0)).max()
             if beyond < _ENOUGH:
                 break

@@ -32,11 +32,14 @@ class Average:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step ``step``, counted from 1."""
         share = 1 - self.decay(step)
+        held, values = [], []
         for name, value in trained_weights(network).items():
             if value.is_floating_point():
-                self.weights[name].lerp_(value, share)
+                held.append(self.weights[name])
+                values.append(value)
             else:
                 self.weights[name].copy_(value)
+        torch._foreach_lerp_(held, values, share)  # one call, as in torch.optim: a GPU waits for calls
 
     @contextlib.contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:

@@ -4,7 +4,10 @@ Every random number that an image needs comes from a generator of its own, keyed
 image's position in the run, so that neither the number of processes nor a restart changes it.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import functools
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -17,6 +20,7 @@ from diffusionsat.data.captions import in_words
 from diffusionsat.data.dropout import draw_whole, drop
 from diffusionsat.data.reading import Example
 from diffusionsat.errors import ConfigError, DatasetError
+from diffusionsat.execution import processes
 from diffusionsat.models.networks import BANDS, Frames
 from diffusionsat.training.recipe import Data
 
@@ -100,7 +104,7 @@ class Read:
 
 
 class Reader:
-    """Reads the examples of this process's batches, in threads and ahead of time.
+    """Reads the examples of this process's batches, in threads or other processes and ahead of time.
 
     Args:
         examples: What is read.
@@ -128,10 +132,14 @@ class Reader:
                 f"data.batch_size is {data.batch_size}; it must be a multiple of {ranks} processes times "
                 f"{parts} parts (optimiser.accumulation)."
             )
-        self.examples, self.data, self.seed, self.conditions = examples, data, seed, conditions
+        self.examples, self.data = examples, data
         self.rank, self.ranks, self.grain = rank, ranks, ranks * parts
         self.pool = ThreadPoolExecutor(data.workers)
-        self.ahead = ThreadPoolExecutor(1)  # of its own, since it waits for the others
+        self.make = functools.partial(make, examples, data, seed, conditions)
+        self.lead = max(_AHEAD, 2 * data.processes)
+        self.ahead: Executor = ThreadPoolExecutor(1)  # of its own, since it waits for the others
+        if data.processes:
+            self.ahead = processes(data.processes, _begin, (self.make,))
         self.coming: dict[tuple[int, int], Future[Read]] = {}
 
     def count(self, step: int) -> int:
@@ -144,26 +152,59 @@ class Reader:
         """This process's part of the batch after ``seen`` images and ``step`` steps.
 
         Raises:
-            DatasetError: If an image cannot be read.
+            DatasetError: If an image cannot be read, or a process that reads has died.
         """
-        now = self.coming.pop((seen, step), None) or self.ahead.submit(self._read, seen, step)
-        for _ in range(_AHEAD):
-            seen, step = seen + self.count(step), step + 1
-            if (seen, step) not in self.coming:
-                self.coming[seen, step] = self.ahead.submit(self._read, seen, step)
-        return now.result()
+        try:
+            now = self.coming.pop((seen, step), None) or self._begin(seen, step)
+            for _ in range(self.lead):
+                seen, step = seen + self.count(step), step + 1
+                if (seen, step) not in self.coming:
+                    self.coming[seen, step] = self._begin(seen, step)
+            return now.result()
+        except BrokenProcessPool:
+            raise DatasetError(
+                "A process that reads images died, mostly for want of memory. Give fewer data.processes; the "
+                "same command goes on from the last state."
+            ) from None
 
     def close(self) -> None:
         """Stop reading."""
         self.ahead.shutdown(cancel_futures=True)
         self.pool.shutdown(cancel_futures=True)
 
-    def _read(self, seen: int, step: int) -> Read:
+    def _begin(self, seen: int, step: int) -> Future[Read]:
         size = self.examples.size(step)
         positions = range(seen + self.rank, seen + self.count(step), self.ranks)
-        examples = list(self.pool.map(lambda p: self.examples.example(p, size), positions))
-        rngs = [generator(self.seed, position) for position in positions]
-        return collate(examples, rngs, self.data, self.conditions)
+        if self.data.processes:
+            return self.ahead.submit(_make_here, positions, size)
+        return self.ahead.submit(self.make, positions, size, self.pool.map)
+
+
+def make(
+    examples: Examples,
+    data: Data,
+    seed: int,
+    conditions: bool,
+    positions: range,
+    size: int,
+    each: Callable[..., Iterable[Example]] = map,
+) -> Read:
+    """The examples at some positions of a run, of one size, as tensors."""
+    found = list(each(functools.partial(examples.example, size=size), positions))
+    return collate(found, [generator(seed, position) for position in positions], data, conditions)
+
+
+_made: Callable[[range, int], Read]  # of a process that reads
+
+
+def _begin(function: Callable[[range, int], Read]) -> None:
+    global _made
+    torch.set_num_threads(1)
+    _made = function
+
+
+def _make_here(positions: range, size: int) -> Read:
+    return _made(positions, size)
 
 
 def generator(seed: int, position: int) -> np.random.Generator:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,10 @@ class Cached:
             caption=rows.captions[row],
             frames=self.examples.example(row, size, epoch + again).frames if self.steered else (),
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What reading takes, without what encoding took."""
+        return {name: v for name, v in self.__dict__.items() if name not in ("family", "processes")}
 
     def _rows(self, size: int) -> _Rows:
         """All rows of a size, encoded where they are not there yet."""

@@ -69,7 +69,7 @@ class Compact:
         self.network = denoiser.train()
         if options.lora_rank:
             _add_lora(denoiser, recipe)
-        self.captions = Captions(lambda caption: self.networks.text([caption]))
+        self.captions = Captions(self.networks.text)
         for frozen_part in (self.networks.autoencoder, self.networks.prompter.encoder):
             frozen_part.requires_grad_(False)
 
@@ -77,6 +77,7 @@ class Compact:
         """See `Family.to`."""
         self.networks.to(device, torch.float32)
         self.network.train()
+        self.captions.alone = device.type == "cpu"
 
     def text(self, captions: list[str]) -> tuple[Tensor, ...]:
         """Token states and their mask."""

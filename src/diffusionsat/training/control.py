@@ -67,12 +67,13 @@ class CompactSteered:
             kind = DESIGNS[options.design]
             self.network = build(kind.from_denoiser, frozen | options.sizes, recipe.run.seed)
         self.network.train()
-        self.captions = Captions(lambda caption: self.networks.text([caption]))
+        self.captions = Captions(self.networks.text)
 
     def to(self, device: torch.device) -> None:
         """See `Family.to`."""
         self.networks.to(device, torch.float32)
         self.network.to(device)
+        self.captions.alone = device.type == "cpu"
 
     def text(self, captions: list[str]) -> tuple[Tensor, ...]:
         """Token states and their mask."""
@@ -115,8 +116,10 @@ class CompactSteered:
 def features(
     network: ControlNet, frames: Frames, side: int, encode: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, ...]:
-    """As `CompactControlNet.encode_frames` of images of a side, without computing absent frames."""
+    """As `CompactControlNet.encode_frames` of images of a side; a CPU does not compute absent frames."""
     there = frames.bands.any(2)
+    if there.device.type != "cpu":  # which plans convolutions anew for every number of frames
+        return network.encode_frames(frames, (side, side), there.numel(), encode)
     count = int(there.sum())
     if count == 0:
         return network.encode_frames(frames, (side, side), encode=encode)

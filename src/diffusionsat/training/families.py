@@ -1,6 +1,7 @@
 """The two families of networks as training needs them: what is trained, what is frozen, what is written."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ class Family(Protocol):
         ...
 
     def text(self, captions: list[str]) -> tuple[Tensor, ...]:
-        """What `predict` wants to know of captions; each is encoded alone, so that no batch changes it."""
+        """What `predict` wants to know of captions."""
         ...
 
     def encode(self, images: Tensor, rngs: list[np.random.Generator]) -> Tensor:
@@ -91,17 +92,23 @@ def lora(rank: int, modules: list[str]) -> Any:
 
 
 class Captions:
-    """Token states of captions, encoded one by one and kept.
+    """Token states of captions: one by one and kept, or those of a batch at once, which suits a GPU.
 
     Args:
-        encode: Token states (1, T, W) and further tensors of one caption.
+        encode: Token states (B, T, W) and further tensors of some captions.
+
+    Attributes:
+        alone: Whether one by one.
     """
 
-    def __init__(self, encode: Any) -> None:
-        self.one = functools.lru_cache(_CAPTIONS)(encode)
+    def __init__(self, encode: Callable[[list[str]], tuple[Tensor, ...]]) -> None:
+        self.alone, self.encode = True, encode
+        self.one = functools.lru_cache(_CAPTIONS)(lambda caption: encode([caption]))
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, ...]:
-        """Rows padded with zeros (False) to the longest."""
+        """Rows padded to the longest; what further tensors have there is zero (False)."""
+        if not self.alone:  # a copy, since what was inferred takes no part in a gradient
+            return tuple(part.clone() for part in self.encode(captions))
         rows = [self.one(caption) for caption in captions]
         return tuple(
             nn.utils.rnn.pad_sequence([row[0] for row in column], batch_first=True)

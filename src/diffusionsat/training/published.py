@@ -59,7 +59,7 @@ class Published:
         if options.checkpointing:
             self.network.enable_gradient_checkpointing()
         self.network.train()
-        self.captions = Captions(lambda caption: self.networks.text([caption]))
+        self.captions = Captions(self.networks.text)
         self.networks.vae.requires_grad_(False)
         self.networks.text_encoder.requires_grad_(False)
 
@@ -91,6 +91,7 @@ class Published:
         """See `Family.to`."""
         for part in (self.networks.vae, self.networks.text_encoder, self.networks.unet, self.network):
             nn.Module.to(part, device)
+        self.captions.alone = device.type == "cpu"
 
     def text(self, captions: list[str]) -> tuple[Tensor, ...]:
         """Token states, padded and not masked, as published."""

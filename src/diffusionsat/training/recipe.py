@@ -87,6 +87,7 @@ class Data:
             their latents; 0 encodes every step.
         cache_folder: Where these latents lie; empty is ``cache`` in the run's folder.
         workers: Threads that read and crop images.
+        processes: Processes that do it instead, where these threads are too slow for a GPU; 0 is none.
         held_out: Images of held-out places for the validation loss.
         frames: Of a compact ControlNet: what is given.
         targets: Of a published ControlNet, and so the next five: roles of the frames that are predicted;
@@ -111,6 +112,7 @@ class Data:
     cache: Whole = 0
     cache_folder: str = ""
     workers: Count = 2
+    processes: Whole = 0
     held_out: Whole = 256
     frames: Conditions | None = None
     targets: tuple[str, ...] = ()
