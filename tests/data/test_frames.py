@@ -263,6 +263,24 @@ def test_bands_may_be_named_or_chosen(tmp_path):
     assert open_frame(path, bands=("665", "560", "490", "nir")).common == ("red", "green", "blue", "nir")
     with pytest.raises(RasterError, match=r"has 4 band\(s\): B2, B3, B4, B8. bands= names 1: B9"):
         open_frame(path, bands=("B9",))
+    chosen = open_frame(path, bands=("red", "490 nm"))
+    assert chosen.raster.bands == ("B04", "B02")
+    assert np.array_equal(chosen.raster.read(range(20), range(30))[0], values[[2, 0]])
+
+
+def test_scales_that_differ_are_no_reflectance_unless_told(tmp_path):
+    path = write(tmp_path / "a.tif", count=4, descriptions=("B2", "B3", "B4", "SCL"))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-4, 1e-4, 1e-4, 1), (-0.1, -0.1, -0.1, 0)
+    assert open_frame(path).scaling == Scaling(gain=1e-4, offset=-0.1)
+    with rasterio.open(path, "r+") as file:
+        file.offsets = (-0.1, -0.1, 0, 0)
+    with pytest.raises(
+        RasterError, match=r"different scales.*0.0001 and -0.1, 0.0001 and 0.0. Give scaling="
+    ):
+        open_frame(path)
+    assert open_frame(path, bands=("B2", "B3")).scaling == Scaling(gain=1e-4, offset=-0.1)
+    assert open_frame(path, scaling=1e-4).scaling == Scaling(gain=1e-4)
     with pytest.raises(RasterError, match=r"has the bands band1, band2, none of which is known.*B01, B02"):
         open_frame(write(tmp_path / "b.tif", count=2))
     with pytest.raises(RasterError, match="sensor is 'spot'"):

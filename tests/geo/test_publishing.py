@@ -103,14 +103,14 @@ def test_a_valid_number_that_equals_nodata_stays_valid(tmp_path):
 
 def test_some_bands_decide_what_is_valid_and_readers_are_told_the_units(tmp_path):
     values, valid = pixels(np.uint16)
-    more = {"deciding": ("B04", "B02"), "scale": 1e-4, "offset": -0.1}
+    more = {"deciding": ("B04", "B02"), "scales": [(1e-4, -0.1), (2e-4, 0), (1, 0)]}
     fill(writer(tmp_path / "o.tif", values, **more), values, valid).publish()
     with rasterio.open(tmp_path / "o.tif") as file:
         assert np.array_equal(file.read_masks(2) > 0, valid[0] & valid[2])
         assert np.array_equal(file.read(2), np.where(valid[1], values[1], 0))
-        assert (file.scales, file.offsets) == ((1e-4,) * 3, (-0.1,) * 3)
+        assert (file.scales, file.offsets) == ((1e-4, 2e-4, 1), (-0.1, 0, 0))
     raster = open_raster(tmp_path / "o.tif").take([1, 2])
-    assert (raster.scale, raster.offset) == (1e-4, -0.1)
+    assert raster.scales == ((2e-4, 0), (1, 0))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 700), (3, 513, 2)])

@@ -13,6 +13,7 @@ from pyproj import CRS
 
 from diffusionsat import Cancelled, ConfigError, DiffusionSat, Metadata, RasterError
 from diffusionsat.data.frames import open_frame
+from diffusionsat.data.sensors import RGB
 from diffusionsat.diffusion.operators import Blur, Compose, Decimate
 from diffusionsat.diffusion.sensors import PRESETS
 from diffusionsat.execution import executor
@@ -118,6 +119,21 @@ def test_softly_consistent_is_within_the_noise_however_bright(steered, times, fa
     frame = sentinel(nodata=False, times=times)
     job = UpscaleRequest(frames=frame, factor=factor, consistency="soft", **QUICK).job(steered)
     assert consistency(job, restore(job).raster).noise < 1
+
+
+def test_what_is_known_better_reaches_what_the_network_is_shown(steered):
+    bare = np.zeros((3, 24, 20), np.uint8) + np.arange(20, dtype=np.uint8)
+    frames = [ArrayRaster(bare, RGB, name=name) for name in ("a", "b")]
+    told = Metadata(lon=7.0, lat=46.0, gsd=10.0, cloud_cover=30.0)
+    job = UpscaleRequest(frames=frames[:1], factor=2, metadata=told, **QUICK).job(steered)
+    assert (job.views[0].metadata, job.metadata.gsd) == (told, 5)
+    dated = [open_frame(f, date=f"202{i}") for i, f in enumerate(frames)]
+    predicted = PredictRequest(frames=dated, on="2023", metadata=told, **QUICK).job(steered)
+    assert [v.metadata for v in predicted.views] == [
+        Metadata(lon=7.0, lat=46.0, date=f"202{i}") for i in (0, 1)
+    ]
+    filled = InpaintRequest(image=dated[0], mask=bare[0] > 5, references=dated[1:], metadata=told, **QUICK)
+    assert [v.metadata.lon for v in filled.job(steered).views] == [7.0, 7.0]
 
 
 def test_measured_and_invented_are_the_pixels(steered):

@@ -7,7 +7,7 @@ import rasterio.shutil
 from affine import Affine
 from pyproj import CRS
 
-from diffusionsat import RasterError, open_frame
+from diffusionsat import ConfigError, RasterError, open_frame
 from diffusionsat.geo.rasters import ArrayRaster, open_raster
 from diffusionsat.tasks.declouds import DecloudsRequest
 from diffusionsat.tasks.edit import EditRequest
@@ -122,7 +122,34 @@ def test_readers_are_told_the_units_of_the_input_and_ours_read_the_same_reflecta
     for each in (out, tmp_path / "saved.tif"):
         frame = open_frame(each)
         assert (frame.scaling.gain, frame.scaling.offset) == whole
-        assert (frame.sensor, frame.raster.scale, frame.raster.offset) == ("sentinel-2", *whole)
+        assert (frame.sensor, frame.raster.scales) == ("sentinel-2", (whole,) * 3)
+
+
+def test_a_band_of_another_unit_keeps_it(steered, tmp_path):
+    """A mask beside reflectance, in one file."""
+    path, out = scene(tmp_path / "in.tif", bands=(*BANDS[:3], "SCL")), tmp_path / "out.tif"
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-4, 1e-4, 1e-4, 1), (-0.1, -0.1, -0.1, 0)
+    job = PredictRequest(frames=[open_frame(path, date="2020")], on="2021", **QUICK).job(steered)
+    made = restore_to(job, out)
+    for each in (made["image"], restore(job).save(tmp_path / "saved.tif")):
+        with rasterio.open(each) as file:
+            assert file.scales == (1e-4, 1e-4, 1e-4, 1)
+            assert file.offsets == (-0.1, -0.1, -0.1, 0)
+
+
+def test_a_folder_that_is_in_the_way_is_left_alone(steered, tmp_path):
+    path, out = scene(tmp_path / "in.tif"), tmp_path / "out.tif"
+    own = tmp_path / ".out.tif.work/notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    job = UpscaleRequest(frames=path, factor=2, **QUICK).job(steered)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="no work of this program"):
+            restore_to(job, out, overwrite=overwrite)
+    assert own.read_text() == "mine"
+    own.unlink()
+    assert restore_to(job, out)["image"] == out
 
 
 def test_a_saved_scene_replaces_no_input_and_leaves_nothing_stale(steered, tmp_path):

@@ -114,7 +114,7 @@ def open_frame(
     if isinstance(source, (str, Path)) and is_safe(Path(source)):
         source = _of_product(Path(source), tile)
     if isinstance(source, Frame):
-        raster = source.raster if bands is None else _named(source.raster, bands)
+        raster = source.raster if bands is None else _named(source.raster, bands, sensor or source.sensor)
         frame = replace(
             source, raster=raster, sensor=sensor or source.sensor, scaling=scaling or source.scaling
         )
@@ -152,8 +152,9 @@ def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scal
     own = _radiometry_tag(raster.name, tags)
     if bands is None:
         bands = _unnamed(raster, beside, product) or _picture(raster)
-    raster = raster if bands is None else _named(raster, bands)
-    sensor = sensor or own.get("sensor") or (product.sensor if product else sensor_of(raster.bands))
+    told = sensor or own.get("sensor") or (product and product.sensor)
+    raster = raster if bands is None else _named(raster, bands, told or sensor_of(raster.bands))
+    sensor = told or sensor_of(raster.bands)
     if all(name.lower() in _TCI for name in raster.bands):  # the product's picture, for display
         raster = raster.take(range(len(raster.bands)), [_TCI[name.lower()] for name in raster.bands])
         own = own or {"scaling": None}
@@ -195,14 +196,17 @@ def _measured(raster: Raster, sensor: str | None, scaling: Scaling) -> Raster:
     return raster.without(scaling.nodata, [i for i, band in enumerate(found) if band is not None])
 
 
-def _named(raster: Raster, names: Sequence[str]) -> Raster:
-    """The bands of these names; or all bands under these names, if the raster knows none of them.
+def _named(raster: Raster, names: Sequence[str], sensor: str | None) -> Raster:
+    """The bands that these names mean; or all bands under these names, if the raster knows none of them.
 
     Raises:
         RasterError: If neither is possible.
     """
     if all(name in raster.bands for name in names):
         return raster.take([raster.bands.index(name) for name in names])
+    there, wanted = ([band_of(name, sensor) for name in some] for some in (raster.bands, names))
+    if None not in wanted and set(wanted) <= set(there):
+        return raster.take([there.index(band) for band in wanted])
     if len(names) != len(raster.bands):
         raise RasterError(
             f"{raster.name} has {len(raster.bands)} band(s): {', '.join(raster.bands)}. bands= names "
@@ -293,8 +297,17 @@ def _scaling(raster: Raster, beside: Sidecar, product: Product | None, sensor: s
         return None
     if beside.scaling is not None:
         return beside.scaling
-    if (raster.scale, raster.offset) != (1.0, 0.0):
-        return replace(counts, gain=raster.scale, offset=raster.offset)
+    bands = zip(raster.bands, raster.scales, strict=True)
+    scales = {scale for name, scale in bands if band_of(name, sensor) is not None}
+    if len(scales) > 1:
+        raise RasterError(
+            f"{raster.name} says different scales and offsets of its bands: "
+            f"{', '.join(f'{scale} and {offset}' for scale, offset in sorted(scales))}. Give scaling=, or "
+            "bring them to one."
+        )
+    if scales != {(1.0, 0.0)}:
+        gain, offset = scales.pop()
+        return replace(counts, gain=gain, offset=offset)
     if product is not None and product.scaling is not None:
         return product.scaling
     if sensor == "sentinel-2" and raster.dtype in (np.uint16, np.int16):

@@ -260,7 +260,7 @@ _S2_SAFE = re.compile(r"S2[ABC]_MSI(?P<level>L1C|L2A)_(?P<date>\d{8})T\d{6}_(?P<
 _S2_GRANULE = re.compile(r"T\d\d[A-Z]{3}_(?P<date>\d{8})T\d{6}_(?P<band>B\d[\dA]|TCI)")
 _S2_COG = re.compile(r"S2[ABC]_\d{1,2}[A-Z]{3}_(?P<date>\d{8})_\d+_L(?:1C|2A)")
 _LANDSAT = re.compile(
-    r"L[COTE]0(?P<number>[5789])_L2S[PR]_\d{6}_(?P<date>\d{8})_\d{8}_02_T\d(?:_(?P<band>SR_B\d))?"
+    r"L[COTE]0(?P<number>[5789])_L2S[PR]_\d{6}_(?P<date>\d{8})_\d{8}_02_(?:T\d|RT)(?:_(?P<band>SR_B\d))?"
 )
 _NAIP_NAME = re.compile(r"m_\d{7}_[ns][ew]_\d{1,2}_[\dh]+_(?P<date>\d{8})")
 

@@ -91,8 +91,7 @@ class RasterWriter:
         dtype: Of the numbers.
         deciding: Those of the bands whose validity is the raster's; None is all.
         nodata: Number that stands where a band is not valid; None leaves the numbers there.
-        scale: What readers are told to multiply numbers by.
-        offset: What they are told to add then.
+        scales: What readers are told to multiply each band's numbers by, and what to add then; None is 1, 0.
         crs: None if it is not known where the pixels lie.
         transform: Pixel (column, row) to CRS (x, y); may be rotated.
         tags: Written as TIFF metadata.
@@ -114,8 +113,7 @@ class RasterWriter:
         dtype: Any,
         deciding: Sequence[str] | None = None,
         nodata: float | None = None,
-        scale: float = 1.0,
-        offset: float = 0.0,
+        scales: Sequence[tuple[float, float]] | None = None,
         crs: CRS | None = None,
         transform: Affine | None = None,
         tags: Mapping[str, str] | None = None,
@@ -125,7 +123,7 @@ class RasterWriter:
         self.path, self.folder, self.overwrite = path, folder, overwrite
         self.width, self.height, self.bands = width, height, tuple(bands)
         self.dtype, self.nodata = np.dtype(dtype), _fitting(nodata, np.dtype(dtype), path)
-        self.scale, self.offset = scale, offset
+        self.scales = tuple(scales or ((1.0, 0.0),) * len(self.bands))
         self._deciding = [name in (deciding or bands) for name in self.bands]
         self.crs, self.transform = crs, transform or Affine.identity()
         self.tags, self.inputs = dict(tags or {}), tuple(inputs)
@@ -213,16 +211,15 @@ class RasterWriter:
 
     def _joined(self, blocks: Sequence[tuple[range, range]]) -> str:
         """The rectangles as one raster, in GDAL's words (VRT)."""
-        plain = (self.scale, self.offset) == (1, 0)
         bands = [
             f'<VRTRasterBand dataType={quoteattr(_TYPES.get(self.dtype.name, self.dtype.name))} band="{i}">'
             + f"<Description>{escape(name)}</Description>"
             + ("" if self.nodata is None else f"<NoDataValue>{self.nodata!r}</NoDataValue>")
             + f"<ColorInterp>{_COLOURS.get(name, 'undefined').capitalize()}</ColorInterp>"
-            + ("" if plain else f"<Offset>{self.offset!r}</Offset><Scale>{self.scale!r}</Scale>")
+            + ("" if (scale, offset) == (1, 0) else f"<Offset>{offset!r}</Offset><Scale>{scale!r}</Scale>")
             + self._sources(blocks, str(i))
             + "</VRTRasterBand>"
-            for i, name in enumerate(self.bands, 1)
+            for i, (name, (scale, offset)) in enumerate(zip(self.bands, self.scales, strict=True), 1)
         ]
         place = "" if self.crs is None else f"<SRS>{escape(self.crs.to_wkt())}</SRS>"
         if not self.transform.is_identity:
@@ -271,8 +268,7 @@ def cloud_optimized(raster: Raster, tags: Mapping[str, str], deciding: Sequence[
             dtype=raster.dtype,
             deciding=deciding,
             nodata=raster.nodata,
-            scale=raster.scale,
-            offset=raster.offset,
+            scales=raster.scales,
             crs=raster.crs,
             transform=raster.transform,
             tags=tags,

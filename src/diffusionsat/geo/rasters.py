@@ -51,9 +51,10 @@ class Raster(ABC):
         transform: Pixel (column, row) to CRS (x, y); may be rotated.
         dtype: Of the numbers as they are stored.
         nodata: Number that stands where there is none; None if there is no such number.
-    """
 
-    scale, offset = 1.0, 0.0  # what the file tells to multiply its numbers by, and to add then
+    Attributes:
+        scales: What the file tells to multiply each band's numbers by, and what to add then.
+    """
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Raster(ABC):
         self.width, self.height = width, height
         self.crs, self.transform = crs, transform
         self.dtype, self.nodata = np.dtype(dtype), nodata
+        self.scales: tuple[tuple[float, float], ...] = ((1.0, 0.0),) * len(self.bands)
         self._absent: dict[int, float] = {}
 
     def __repr__(self) -> str:
@@ -125,7 +127,7 @@ class Raster(ABC):
     def take(self, places: Sequence[int], names: Sequence[str] | None = None) -> "Raster":
         """Some of the bands, by position, perhaps under other names."""
         taken = self._take(places, names or [self.bands[i] for i in places])
-        taken.scale, taken.offset = self.scale, self.offset
+        taken.scales = tuple(self.scales[i] for i in places)
         taken._absent = {new: self._absent[old] for new, old in enumerate(places) if old in self._absent}
         return taken
 
@@ -245,7 +247,6 @@ class FileRaster(Raster):
         self._indexes = tuple(i for i in opened.indexes if i != self._alpha)
         self._masked = any(MaskFlags.all_valid not in flags for flags in opened.mask_flag_enums)
         self.tags: dict[str, str] = {**opened.tags(), **opened.tags(ns="IMAGERY")}
-        self.scale, self.offset = opened.scales[0], opened.offsets[0]
         self.files = () if file is None else (file,)
         if opened.driver == "VRT":
             self.files += tuple(map(Path, opened.files))
@@ -261,6 +262,8 @@ class FileRaster(Raster):
             dtype=opened.dtypes[0],
             nodata=opened.nodata,
         )
+        scales = list(zip(opened.scales, opened.offsets, strict=True))
+        self.scales = tuple(scales[i - 1] for i in self._indexes)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_local": None}
@@ -381,7 +384,7 @@ def _of_dataset(dataset: Any) -> ArrayRaster:
         nodata=dataset.nodata,
         name=dataset.name,
     )
-    raster.scale, raster.offset = dataset.scales[0], dataset.offsets[0]
+    raster.scales = tuple(zip(dataset.scales, dataset.offsets, strict=True))
     return raster
 
 

@@ -122,6 +122,7 @@ class _Crop(Raster):
             nodata=raster.nodata,
         )
         self.raster, self._rows, self._columns = raster, rows, columns
+        self.scales = raster.scales
 
     @property
     def coarseness(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from diffusionsat.geo.masks import Gaps, MaskSource, marks_any, open_mask
 from diffusionsat.geo.rasters import Raster
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened, ranges_of
+from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened, placed, ranges_of
 from diffusionsat.tasks.repainting import Repainting, check_feather
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
@@ -75,7 +75,10 @@ def repainting(
         metadata,
         (frame.raster.width, frame.raster.height),
         grid=frame.raster.grid,
-        views=[around, *(view_of(f, frame.raster, ranges=ranges) for f in references)],
+        views=[
+            around,
+            *(view_of(f, frame.raster, metadata=placed(f, metadata), ranges=ranges) for f in references),
+        ],
         control=control,
         task=task,
         output=subject.output(),

@@ -124,8 +124,7 @@ class Subject:
             colours=(red, green, blue),
             dtype=raster.dtype,
             nodata=raster.nodata,
-            scale=raster.scale,
-            offset=raster.offset,
+            scales=tuple(raster.scales[i] for i in places),
             crs=raster.crs,
             transform=transform or raster.transform,
             radiometry=self.radiometry,
@@ -143,6 +142,14 @@ def known(said: Metadata, better: Metadata | None) -> Metadata:
     if better is None:
         return said
     return said.replace(**{k: v for k, v in better.to_dict().items() if v is not None})
+
+
+def placed(frame: Frame, job: Metadata) -> Metadata:
+    """What networks are told of a frame: of a raster without a CRS the place of its job, which is its own."""
+    said = frame.metadata
+    return said.replace(
+        lon=job.lon if said.lon is None else said.lon, lat=job.lat if said.lat is None else said.lat
+    )
 
 
 def control_of(sat: DiffusionSat, wanted: str | None, name: str) -> str | None:

@@ -18,8 +18,7 @@ class Output:
         colours: Positions of red, green and blue among them.
         dtype: Of the numbers.
         nodata: Number that means there is none; None is none.
-        scale: What readers are told to multiply the numbers by, as of the input.
-        offset: What they are told to add then.
+        scales: What readers are told to multiply each band's numbers by, and to add then, as of the input.
         crs: Of the input.
         transform: Of the output.
         radiometry: Of red, green and blue.
@@ -29,8 +28,7 @@ class Output:
     colours: tuple[int, int, int]
     dtype: np.dtype
     nodata: float | None
-    scale: float
-    offset: float
+    scales: tuple[tuple[float, float], ...]
     crs: CRS | None
     transform: Affine
     radiometry: Radiometry

@@ -12,7 +12,17 @@ from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import ConfigError
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, coloured, control_of, hashes, known, opened, ranges_of
+from diffusionsat.tasks.inputs import (
+    Source,
+    Subject,
+    coloured,
+    control_of,
+    hashes,
+    known,
+    opened,
+    placed,
+    ranges_of,
+)
 from diffusionsat.tasks.restoring import Pixels, Restoration, restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
 from diffusionsat.tasks.scene import Scene
@@ -71,7 +81,10 @@ class PredictRequest(SamplingRequest):
             metadata,
             (frame.raster.width, frame.raster.height),
             grid=frame.raster.grid,
-            views=[view_of(f, frame.raster, ranges=ranges_of(sat, control)) for f in frames],
+            views=[
+                view_of(f, frame.raster, metadata=placed(f, metadata), ranges=ranges_of(sat, control))
+                for f in frames
+            ],
             control=control,
             task="predict",
             output=subject.output(),

@@ -243,7 +243,7 @@ class Restoration(Job):
     def scene(self, made: Mapping[str, ArrayRaster]) -> Scene:
         """What is returned."""
         image = made["image"]
-        image.scale, image.offset = self.output.scale, self.output.offset
+        image.scales = self.output.scales
         colours = image.values[list(self.output.colours)]
         shown = self.output.radiometry.show(self.output.radiometry.light(colours))
         return Scene(
@@ -391,6 +391,8 @@ def _shares(on_share: OnShare | None, stage: int, stages: int) -> Callable[[int,
 def _claim(work: Path, identity: str, *, overwrite: bool) -> None:
     """Make the folder of a job, or see that it is this job's."""
     note = work / "identity"
+    if work.exists() and not note.exists() and any(work.iterdir()):
+        raise ConfigError(f"{work} is in the way: what it holds is no work of this program. Move it away.")
     if work.exists() and (not note.exists() or note.read_text() != identity):
         if not overwrite and note.exists():
             raise ConfigError(
@@ -421,8 +423,7 @@ def _writers(
             dtype=dtype,
             deciding=deciding(bands, job.more),
             nodata=nodata,
-            scale=1.0 if name in _CLASSES else out.scale,
-            offset=0.0 if name in (*_CLASSES, *_DIFFERENCES) else out.offset,
+            scales=_scales(out, name) * (len(bands) // len(_scales(out, name))),
             crs=out.crs,
             transform=out.transform,
             tags=said | ({} if name == "image" else {"LAYER": name}),
@@ -430,6 +431,16 @@ def _writers(
         )
         for name, (bands, dtype, nodata) in job.layers.items()
     }
+
+
+def _scales(out: Output, layer: str) -> list[tuple[float, float]]:
+    """See `RasterWriter`: of the image's bands, or of a layer's colours, which may come several times."""
+    if layer == "image":
+        return list(out.scales)
+    if layer in _CLASSES:
+        return [(1.0, 0.0)]
+    colours = [out.scales[i] for i in out.colours]
+    return [(scale, 0.0 if layer in _DIFFERENCES else offset) for scale, offset in colours]
 
 
 @dataclass(frozen=True, slots=True)

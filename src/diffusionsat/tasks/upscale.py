@@ -22,7 +22,17 @@ from diffusionsat.errors import ConfigError
 from diffusionsat.geo.rasters import Raster, open_raster, refined
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, control_of, finest, hashes, known, opened, ranges_of
+from diffusionsat.tasks.inputs import (
+    Source,
+    Subject,
+    control_of,
+    finest,
+    hashes,
+    known,
+    opened,
+    placed,
+    ranges_of,
+)
 from diffusionsat.tasks.measuring import (
     Measurement,
     Residual,
@@ -106,7 +116,10 @@ class UpscaleRequest(SamplingRequest):
             coarse.replace(gsd=gsd),
             (raster.width * self.factor, raster.height * self.factor),
             grid=grid,
-            views=[view_of(f, raster, self.factor, ranges=ranges) for f in (*frames, *sharp)],
+            views=[
+                view_of(f, raster, self.factor, coarse if f is frame else placed(f, coarse), ranges=ranges)
+                for f in (*frames, *sharp)
+            ],
             control=control,
             task="upscale",
             output=subject.output(places, transform),

@@ -1,5 +1,7 @@
 """Running averages of weights: the published one, and power functions that can be chosen after training."""
 
+# pyright: reportPrivateImportUsage=false, for torch._foreach_…, which torch.optim is made of
+
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -39,7 +41,7 @@ class Average:
                 values.append(value)
             else:
                 self.weights[name].copy_(value)
-        torch._foreach_lerp_(held, values, share)  # one call, as in torch.optim: a GPU waits for calls
+        torch._foreach_lerp_(held, values, share)
 
     @contextlib.contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
