@@ -73,11 +73,12 @@ def test_polygons_are_in_the_crs_that_their_file_names(name):
     assert np.array_equal(whole(mask), whole(open_mask(degrees(*corners), raster())))
 
 
-def test_a_mask_on_another_grid_is_laid_on_the_raster():
+def test_a_mask_on_another_grid_is_laid_on_the_raster(caplog):
     coarse = np.zeros((1, 15, 20), np.uint8)
     coarse[0, 4:6, 3:9] = 9
     there = ArrayRaster(coarse, ["m"], crs=UTM, transform=Affine(20, 0, 4e5, 0, -20, 5e6), name="m.tif")
     assert np.array_equal(whole(open_mask(there, raster())), coarse[0].repeat(2, 0).repeat(2, 1) != 0)
+    assert "m.tif lies on another grid than" in caplog.text
 
 
 @settings(max_examples=25, deadline=None)

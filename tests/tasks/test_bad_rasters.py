@@ -5,6 +5,7 @@ import pytest
 import rasterio
 from affine import Affine
 from pyproj import CRS, Transformer
+from rasterio.control import GroundControlPoint
 
 from diffusionsat import RasterError
 from diffusionsat.data.frames import open_frame
@@ -33,6 +34,33 @@ def test_frames_of_two_crs_are_brought_to_one_with_a_notice(steered, caplog):
     values, valid = job.views[0].raster.read(range(48), range(48))
     assert valid.all()  # it covers more
     assert values[0, [0, 47], 24] == pytest.approx([100, 140], abs=1e-3)  # north is up
+
+
+def test_a_frame_that_shows_nothing_there_is_told(steered, caplog):
+    values = np.zeros((3, 48, 48), np.uint8)
+    values[:, :10] = 9  # north of the other
+    bare = ArrayRaster(
+        values,
+        ["red", "green", "blue"],
+        crs=UTM,
+        nodata=0,
+        name="bare",
+        transform=Affine(10, 0, 5e5, 0, -10, 5.2e6 + 200),
+    )
+    frames = [dated(2021, **PLACE), open_frame(bare, date="2019")]
+    PredictRequest(frames=frames, on="2022").job(steered)
+    assert "bare shows nothing of the ground of raster: there all of it is nodata" in caplog.text
+    assert "raster shows nothing" not in caplog.text
+
+
+def test_a_raster_of_ground_control_points_is_refused(tmp_path):
+    corners = [GroundControlPoint(r, c, 5e5 + 10 * c, 5.2e6 - 10 * r) for r in (0, 9) for c in (0, 9)]
+    path = tmp_path / "points.tif"
+    size = {"width": 9, "height": 9, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **size, gcps=corners, crs="EPSG:32632") as file:
+        file.write(np.ones((3, 9, 9), np.uint8))
+    with pytest.raises(RasterError, match=r"by 4 ground control points and has no grid.*gdalwarp"):
+        open_frame(path)
 
 
 def test_a_frame_without_a_crs_cannot_be_laid_on_one_that_has_one(steered):

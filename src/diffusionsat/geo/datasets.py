@@ -79,8 +79,13 @@ def place_of(dataset: Any) -> tuple[CRS | None, Affine]:
     """CRS and transform of an open dataset; of a PNG of ours, as its texts tell them.
 
     Raises:
-        RasterError: If its CRS cannot be understood.
+        RasterError: If its CRS cannot be understood, or is that of ground control points.
     """
+    if dataset.crs is None and dataset.gcps[0]:
+        raise RasterError(
+            f"{dataset.name} is placed by {len(dataset.gcps[0])} ground control points and has no grid. Give "
+            "it one: gdalwarp IN OUT."
+        )
     crs, transform = dataset.crs and dataset.crs.to_wkt(), dataset.transform
     if crs is None and dataset.driver == "PNG":
         crs = dataset.tags().get("CRS")

@@ -5,6 +5,7 @@ Polygons are drawn, and other masks read, a rectangle at a time.
 
 import copy
 import json
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from pyproj.exceptions import ProjError
 from diffusionsat.errors import RasterError
 from diffusionsat.geo.rasters import ArrayRaster, Pixels, Raster, open_raster
 from diffusionsat.geo.warping import on_grid
+
+log = logging.getLogger(__name__)
 
 MaskSource = Any  # what `open_mask` opens
 _POLYGONS = ("Polygon", "MultiPolygon")
@@ -183,6 +186,8 @@ def open_mask(source: MaskSource, like: Raster) -> Raster:
         if raster.crs is None or like.grid is None:
             _same_size(raster, like, raster.name)
         else:
+            if raster.grid != like.grid:
+                log.warning("%s lies on another grid than %s and is warped to it", raster.name, like.name)
             raster = on_grid(raster, like.grid, "nearest")
         mask = Nonzero(raster, like)
     if not marks_any(mask):

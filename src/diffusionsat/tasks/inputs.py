@@ -13,16 +13,15 @@ from diffusionsat.data.frames import Frame, open_frame
 from diffusionsat.data.radiometry import Radiometry
 from diffusionsat.data.sensors import RGB
 from diffusionsat.errors import ConfigError, RasterError
-from diffusionsat.geo.rasters import FileRaster, Raster
+from diffusionsat.geo.rasters import FileRaster
 from diffusionsat.geo.stacks import Stack
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.output import Output
-from diffusionsat.tasks.views import Ranges, radiometry
+from diffusionsat.tasks.views import Ranges, any_valid, radiometry
 
 log = logging.getLogger(__name__)
 
-_STRIP = 256  # rows that are looked at at once
 _ALIKE = 1.01  # ground metres of one sensor's pixels differ by less within a projection's zone
 Source = Any  # what `open_frame` opens
 
@@ -129,12 +128,6 @@ class Subject:
             transform=transform or raster.transform,
             radiometry=self.radiometry,
         )
-
-
-def any_valid(raster: Raster, places: Sequence[int]) -> bool:
-    """Whether some pixel has numbers in all of some bands."""
-    strips = (range(top, min(top + _STRIP, raster.height)) for top in range(0, raster.height, _STRIP))
-    return any(raster.read(rows, range(raster.width))[1][list(places)].all(0).any() for rows in strips)
 
 
 def known(said: Metadata, better: Metadata | None) -> Metadata:

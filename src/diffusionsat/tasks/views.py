@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _SAMPLED = 8  # blocks along each side that tell the range of numbers of unknown scale
 _BLOCK = 64
+_STRIP = 256  # rows that are looked at at once
 _NOWHERE = CRS.from_epsg(3857)  # for rasters without a CRS: any, since all of a job's have the same then
 
 
@@ -97,6 +98,12 @@ def slots(frame: Frame) -> tuple[int | None, ...]:
     return tuple(BANDS.index(name) if name in BANDS else None for name in frame.common)
 
 
+def any_valid(raster: Raster, places: Sequence[int]) -> bool:
+    """Whether some pixel has numbers in all of some bands."""
+    strips = (range(top, min(top + _STRIP, raster.height)) for top in range(0, raster.height, _STRIP))
+    return any(raster.read(rows, range(raster.width))[1][list(places)].all(0).any() for rows in strips)
+
+
 def frames_of(views: Sequence[View], rows: range, columns: range) -> Frames:
     """What a ControlNet is given of a rectangle: a batch of one."""
     read = [view.read(rows, columns) for view in views]
@@ -159,6 +166,8 @@ def view_of(
     if like.crs is not None and raster.grid != like.grid:
         log.warning("%s lies on another grid than %s and is warped to it", raster.name, like.name)
     shown, places = radiometry(frame), slots(frame)
+    if not any_valid(laid, [band for band, slot in enumerate(places) if slot is not None]):
+        log.warning("%s shows nothing of the ground of %s: there all of it is nodata", raster.name, like.name)
     if ranges is not None:
         shown = shown.ranged([None if slot is None else ranges.get(slot) for slot in places])
     return View(

@@ -1,6 +1,7 @@
 """Running averages of weights: the published one, and power functions that can be chosen after training."""
 
-# pyright: reportPrivateImportUsage=false, for torch._foreach_…, which torch.optim is made of
+# torch._foreach_…, which torch.optim is made of, is not exported.
+# pyright: reportPrivateImportUsage=false
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,7 +4,8 @@ Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural netw
 takes two-dimensional weights only; here a convolution's weight counts as the matrix (out, in * k * k).
 """
 
-# pyright: reportPrivateImportUsage=false, for torch._foreach_…, which torch.optim is made of
+# torch._foreach_…, which torch.optim is made of, is not exported.
+# pyright: reportPrivateImportUsage=false
 
 from collections import defaultdict
 from collections.abc import Iterable
