@@ -223,3 +223,32 @@ def test_without_a_cloud_there_is_nothing_to_do(steered):
     raster = ArrayRaster(values, [*BANDS, "SCL"], crs=UTM, transform=Affine(10, 0, 5e5, 0, -10, 5.2e6))
     with pytest.raises(RasterError, match="SCL of array marks no pixel: there is no cloud"):
         DecloudsRequest(image=raster, **QUICK).job(steered)
+
+
+def test_files_of_single_bands_of_a_scene_are_one_image(steered, tmp_path):
+    whole = scene(tmp_path / "whole.tif")
+    landsat = "LC09_L2SP_195027_20200601_20200603_02_T1"
+    names = {f"T32TLR_20200601T101031_{band}_10m": band for band in BANDS}
+    names |= {f"{landsat}_SR_B{i}": band for i, band in ((2, "B02"), (3, "B03"), (4, "B04"), (5, "B08"))}
+    with rasterio.open(whole) as file:
+        for name, band in names.items():
+            with rasterio.open(tmp_path / f"{name}.tif", "w", **file.profile | {"count": 1}) as single:
+                single.write(file.read([BANDS.index(band) + 1]))
+    one = open_frame(whole, date="2020-06-01")
+    for start, bands in (("T32", BANDS), ("LC09", ("SR_B2", "SR_B3", "SR_B4", "SR_B5"))):
+        files = sorted(tmp_path.glob(f"{start}*.tif"), reverse=True)
+        job = UpscaleRequest(frames=files, factor=2, all_bands=True, **QUICK).job(steered)
+        assert (len(job.views), job.metadata.date, job.metadata.gsd) == (
+            1,
+            "2020-06-01",
+            pytest.approx(5, rel=1e-3),
+        )
+        assert set(job.output.bands) == set(bands)
+        assert sorted(files_of([job.measurement.frame])) == sorted(files)
+        made = restore(job).raster
+        if start == "T32":
+            asked = UpscaleRequest(frames=[one], factor=2, all_bands=True, **QUICK)
+            assert np.array_equal(made.values, restore(asked.job(steered)).raster.values)
+    twice = [*files, files[0]]
+    with pytest.raises(RasterError, match="has no"):
+        UpscaleRequest(frames=twice, factor=2, **QUICK).job(steered)

@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from diffusionsat.data.sensors import (
 from diffusionsat.data.sidecars import Sidecar, sidecar
 from diffusionsat.errors import MetadataError, RasterError
 from diffusionsat.geo.rasters import ArrayRaster, FileRaster, Raster, ground, open_raster
+from diffusionsat.geo.stacks import Stack
 from diffusionsat.metadata import Metadata
 
 log = logging.getLogger(__name__)
@@ -121,6 +123,40 @@ def open_frame(
     else:
         frame = _frame(_raster(source, bands), bands, sensor, scaling)
     return replace(frame, metadata=frame.metadata.replace(**better))
+
+
+def together(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames, but those of single bands of one scene, as Landsat and Sentinel-2 come, as one.
+
+    The scene is what their files' names begin with.
+
+    Raises:
+        RasterError: If bands of one scene do not lie on each other.
+    """
+    scenes: dict[Any, list[Frame]] = {}
+    for frame in frames:
+        scenes.setdefault(_scene_of(frame) or id(frame), []).append(frame)
+    found = []
+    for scene, parts in scenes.items():
+        parts = sorted(parts, key=lambda part: part.raster.bands)
+        if len({part.raster.bands for part in parts}) < len(parts):  # two of one band
+            found += parts
+        elif len(parts) > 1:
+            finest = min(parts, key=lambda part: part.metadata.gsd or math.inf)
+            found.append(replace(finest, raster=Stack([part.raster for part in parts], scene[0])))
+        else:
+            found += parts
+    return found
+
+
+def _scene_of(frame: Frame) -> tuple[Any, ...] | None:
+    """What frames of one scene have in common; None of a frame that is no single band of one."""
+    file = frame.raster.file if isinstance(frame.raster, FileRaster) else None
+    product = file and identify(file.stem)
+    if not (file and product and product.band and len(frame.raster.bands) == 1):
+        return None
+    name = file.stem.partition(product.band)[0].rstrip("_")
+    return name, frame.sensor, frame.scaling, frame.metadata.date, frame.metadata.cloud_cover
 
 
 def _of_product(path: Path, tile: str | None) -> Frame:

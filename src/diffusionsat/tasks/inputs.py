@@ -9,7 +9,7 @@ from typing import Any
 
 from affine import Affine
 
-from diffusionsat.data.frames import Frame, open_frame
+from diffusionsat.data.frames import Frame, open_frame, together
 from diffusionsat.data.radiometry import Radiometry
 from diffusionsat.data.sensors import RGB
 from diffusionsat.errors import ConfigError, RasterError
@@ -36,7 +36,7 @@ def opened(sources: Source | Sequence[Source], task: str) -> list[Frame]:
     several = list(sources) if isinstance(sources, (list, tuple)) else [sources]
     if all(source is None for source in several):
         raise ConfigError(f"{task} has no image to work on. Give one.")
-    frames = [open_frame(source) for source in several]
+    frames = together([open_frame(source) for source in several])
     return sorted(frames, key=lambda f: (f.metadata.date or "", f.raster.name, f.raster.digest()))
 
 

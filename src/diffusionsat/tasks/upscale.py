@@ -64,7 +64,7 @@ class UpscaleRequest(SamplingRequest):
     Args:
         frames: Images of the ground, at least one; see `diffusionsat.data.frames.open_frame`. The finest of
             those with colours, and of these the latest, is sharpened; the others help. Their order means
-            nothing.
+            nothing; see `diffusionsat.data.frames.together` for files of one band each.
         factor: Pixels that come of one along each side, 2 to 10.
         references: Sharp images of other dates; without a CRS as large as the frame or as the result.
         metadata: What is known better than the files say; None is what they say.
