@@ -9,7 +9,6 @@ import itertools
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -111,7 +110,7 @@ class _Pool:
 
 
 def processes(count: int, begin: Callable[..., None], given: tuple[Any, ...]) -> ProcessPoolExecutor:
-    """A pool of processes that end with this one, even if it is killed, and leave Ctrl-C to it.
+    """A pool of processes that end with this one, even if it is killed.
 
     Args:
         count: Processes.
@@ -124,7 +123,6 @@ def processes(count: int, begin: Callable[..., None], given: tuple[Any, ...]) ->
 
 
 def _follow(begin: Callable[..., None], *given: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     begin(*given)
 

@@ -336,13 +336,27 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tiny, whole, tmp_path):
     assert difference(weights(tmp_path / "one"), weights(whole)) > 1e-3
 
 
-@pytest.mark.parametrize("cache", [0, 40])
-def test_processes_that_read_change_nothing(tiny, tmp_path, cache):
-    for processes in (0, 2):
-        output = tmp_path / str(processes)
-        more = (f"data.processes={processes}", f"data.cache={cache}", "run.images=48")
-        runs.run(recipe(tiny, output, *more))
-    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+@pytest.mark.parametrize(("processes", "cache"), [(2, 0), (1, 40)])
+def test_processes_that_read_change_nothing(tiny, tmp_path, processes, cache):
+    for count in (0, processes):
+        more = (f"data.processes={count}", f"data.cache={cache}", "run.images=48")
+        runs.run(recipe(tiny, tmp_path / str(count), *more))
+    assert same(weights(tmp_path / "0"), weights(tmp_path / str(processes)))
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_the_runs_and_not_of_processes_that_read(tiny, tmp_path):
+    """As a terminal sends it: to all processes of a group."""
+    words = command(tiny, tmp_path / "run", "data.processes=1", "run.images=1000000")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True) as process:
+        log = tmp_path / "run/log.jsonl"
+        while not log.exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate()[1].decode()
+    assert "Traceback" not in told
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["seen"] >= 32
 
 
 class Deadly(Procedural):

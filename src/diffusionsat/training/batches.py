@@ -5,6 +5,7 @@ image's position in the run, so that neither the number of processes nor a resta
 """
 
 import functools
+import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -199,6 +200,7 @@ _made: Callable[[range, int], Read]  # of a process that reads
 
 def _begin(function: Callable[[range, int], Read]) -> None:
     global _made
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which saves what these still read
     torch.set_num_threads(1)
     _made = function
 
