@@ -139,13 +139,11 @@ def together(frames: Sequence[Frame]) -> list[Frame]:
     found = []
     for scene, parts in scenes.items():
         parts = sorted(parts, key=lambda part: part.raster.bands)
-        if len({part.raster.bands for part in parts}) < len(parts):  # two of one band
+        if len(parts) == 1 or len({part.raster.bands for part in parts}) < len(parts):  # two of one band
             found += parts
-        elif len(parts) > 1:
+        else:
             finest = min(parts, key=lambda part: part.metadata.gsd or math.inf)
             found.append(replace(finest, raster=Stack([part.raster for part in parts], scene[0])))
-        else:
-            found += parts
     return found
 
 

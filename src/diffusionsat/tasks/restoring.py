@@ -423,7 +423,7 @@ def _writers(
             dtype=dtype,
             deciding=deciding(bands, job.more),
             nodata=nodata,
-            scales=_scales(out, name) * (len(bands) // len(_scales(out, name))),
+            scales=_scales(out, name, len(bands)),
             crs=out.crs,
             transform=out.transform,
             tags=said | ({} if name == "image" else {"LAYER": name}),
@@ -433,13 +433,13 @@ def _writers(
     }
 
 
-def _scales(out: Output, layer: str) -> list[tuple[float, float]]:
-    """See `RasterWriter`: of the image's bands, or of a layer's colours, which may come several times."""
+def _scales(out: Output, layer: str, bands: int) -> list[tuple[float, float]]:
+    """See `RasterWriter`: of the image's bands, or of a layer's, whose colours may come several times."""
     if layer == "image":
         return list(out.scales)
     if layer in _CLASSES:
-        return [(1.0, 0.0)]
-    colours = [out.scales[i] for i in out.colours]
+        return [(1.0, 0.0)] * bands
+    colours = [out.scales[i] for i in out.colours] * (bands // 3)
     return [(scale, 0.0 if layer in _DIFFERENCES else offset) for scale, offset in colours]
 
 

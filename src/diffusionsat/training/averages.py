@@ -1,8 +1,5 @@
 """Running averages of weights: the published one, and power functions that can be chosen after training."""
 
-# torch._foreach_…, which torch.optim is made of, is not exported.
-# pyright: reportPrivateImportUsage=false
-
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -35,14 +32,11 @@ class Average:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step ``step``, counted from 1."""
         share = 1 - self.decay(step)
-        held, values = [], []
         for name, value in trained_weights(network).items():
             if value.is_floating_point():
-                held.append(self.weights[name])
-                values.append(value)
+                self.weights[name].lerp_(value, share)
             else:
                 self.weights[name].copy_(value)
-        torch._foreach_lerp_(held, values, share)
 
     @contextlib.contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:

@@ -116,10 +116,8 @@ class CompactSteered:
 def features(
     network: ControlNet, frames: Frames, side: int, encode: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, ...]:
-    """As `CompactControlNet.encode_frames` of images of a side; a CPU does not compute absent frames."""
+    """As `CompactControlNet.encode_frames` of images of a side, without computing absent frames."""
     there = frames.bands.any(2)
-    if there.device.type != "cpu":  # which plans convolutions anew for every number of frames
-        return network.encode_frames(frames, (side, side), there.numel(), encode)
     count = int(there.sum())
     if count == 0:
         return network.encode_frames(frames, (side, side), encode=encode)

@@ -4,9 +4,6 @@ Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural netw
 takes two-dimensional weights only; here a convolution's weight counts as the matrix (out, in * k * k).
 """
 
-# torch._foreach_…, which torch.optim is made of, is not exported.
-# pyright: reportPrivateImportUsage=false
-
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -92,35 +89,31 @@ class Muon(torch.optim.Optimizer):
     def _step_matrices(self, group: dict) -> None:
         by_shape = defaultdict(list)
         for p in group["params"]:
-            if p.grad is not None:
-                if not self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-                by_shape[p.shape].append(p)
-        for shape, some in by_shape.items():
-            grads, buffers = [p.grad for p in some], [self.state[p]["momentum"] for p in some]
-            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-            updates = torch._foreach_lerp(grads, buffers, group["momentum"])
-            stack = torch.stack([update.reshape(shape[0], -1) for update in updates])
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+            update = p.grad.lerp(buffer, group["momentum"])
+            by_shape[update.shape].append((p, update))
+        for shape, pairs in by_shape.items():
+            stack = torch.stack([update.reshape(shape[0], -1) for _, update in pairs])
             rate = group["lr"] * max(1.0, stack.shape[1] / stack.shape[2]) ** 0.5
-            updates = [update.view(shape) for update in orthogonalize(stack)]
-            torch._foreach_mul_(some, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(some, updates, alpha=-rate)
+            for (p, _), update in zip(pairs, orthogonalize(stack), strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view(shape), alpha=-rate)
 
     def _step_others(self, group: dict) -> None:
         beta1, beta2 = group["betas"]
-        some = [p for p in group["params"] if p.grad is not None]
-        if not some:
-            return
-        states, grads = [self.state[p] for p in some], [p.grad for p in some]
-        for p, state in zip(some, states, strict=True):
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
             if not state:
                 state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             state["step"] += 1
-        means, squares = [s["mean"] for s in states], [s["square"] for s in states]
-        torch._foreach_lerp_(means, grads, 1 - beta1)
-        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - beta2)
-        scales = [(1 - beta2 ** s["step"]) ** 0.5 / (1 - beta1 ** s["step"]) for s in states]
-        torch._foreach_mul_(some, 1 - group["lr"] * group["weight_decay"])
-        divisors = torch._foreach_sqrt(squares)
-        torch._foreach_add_(divisors, group["eps"])
-        torch._foreach_addcdiv_(some, means, divisors, [-group["lr"] * scale for scale in scales])
+            mean = state["mean"].lerp_(p.grad, 1 - beta1)
+            square = state["square"].lerp_(p.grad.square(), 1 - beta2)
+            scale = (1 - beta2 ** state["step"]) ** 0.5 / (1 - beta1 ** state["step"])
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.addcdiv_(mean, square.sqrt().add_(group["eps"]), value=-group["lr"] * scale)
