@@ -417,15 +417,20 @@ def test_inverted_noise_gives_the_image_back(steered):
     frame = rgb(64, 64)
     noise = steered.invert(frame, steps=60, solver="heun", prompt="forest")
     assert noise.shape == (1, 4, 16, 16)
-    from diffusionsat.diffusion.guidance import Guidance
-    from diffusionsat.diffusion.solvers import SOLVERS
-
-    denoise = steered.conditioned(["forest"], [frame.metadata], "", Guidance(text=1.0))
-    sigmas = steered.schedule.levels(60, (64, 64)).tolist()
-    with torch.inference_mode():
-        again = SOLVERS["heun"](denoise, noise, sigmas, None)
-    latents = steered.encode(np.moveaxis(frame.raster.values, 0, 2)[None])
-    assert (again - latents).abs().mean() < 0.05 * latents.abs().mean()
+    how = {"strength": 1, "guidance": 1, "steps": 60, "solver": "heun"}
+    again = steered.edit(frame, "forest", latents=noise, **how)
+    seen = steered.decode(steered.encode(np.moveaxis(frame.raster.values, 0, 2)[None]))[0]  # all that can be
+    error = np.abs(np.moveaxis(again.raster.values, 0, 2).astype(float) - seen).mean()
+    assert error < 0.05 * seen.std()
+    other = steered.edit(frame, "forest", **how)  # from the seed's noise
+    assert np.abs(np.moveaxis(other.raster.values, 0, 2).astype(float) - seen).mean() > 10 * error
+    assert again.provenance["latents"] != other.provenance.get("latents")
+    with pytest.raises(ConfigError, match="strength is 0.6 and samples is 1"):
+        steered.edit(frame, "forest", latents=noise)
+    with pytest.raises(ConfigError, match=r"latents are \(4, 8, 16\), but the image needs \(4, 16, 16\)"):
+        steered.edit(frame, "forest", latents=noise[:, :, :8], **how)
+    with pytest.raises(ConfigError, match="Give finite ones"):
+        steered.edit(frame, "forest", latents=noise / 0, **how)
 
 
 def test_prediction_lies_on_the_nearest_frame(steered):

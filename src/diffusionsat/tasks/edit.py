@@ -1,12 +1,15 @@
 """Edit: change a real image by words and numbers; and the noise that gives an image back."""
 
+import hashlib
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from diffusionsat.diffusion.inversion import invert as invert_latents
 from diffusionsat.diffusion.solvers import SOLVERS, OnStep
 from diffusionsat.diffusion.windows import windowed
+from diffusionsat.errors import ConfigError
 from diffusionsat.geo.masks import MaskSource, open_mask
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
@@ -28,6 +31,8 @@ class EditRequest(SamplingRequest):
         metadata: What the result's is to be, where it is not the image's.
         feather: Pixels around the mask over which new fades into old, 0 to 64.
         samples: Images that are made; the result is their mean.
+        latents: Noise to begin from instead of the seed's, (1, C, h, w), as `invert` gives it for this image
+            and these steps; for ``strength`` 1 and one sample.
     """
 
     image: Source = None
@@ -36,6 +41,7 @@ class EditRequest(SamplingRequest):
     metadata: Metadata | None = None
     feather: int = 4
     samples: int = 1
+    latents: torch.Tensor | None = None
 
     def job(self, sat: DiffusionSat) -> Repainting:
         """The job, ready to be done.
@@ -48,6 +54,7 @@ class EditRequest(SamplingRequest):
         frame, raster = subject.frame, subject.frame.raster
         hole = None if self.mask is None else open_mask(self.mask, raster)
         feather = check_feather(self.feather)
+        begin = None if self.latents is None else self._begin(self.latents)
         job = Repainting(
             sat,
             self.settings(sat),
@@ -63,15 +70,31 @@ class EditRequest(SamplingRequest):
                 "strength": self.strength,
                 "feather": feather,
                 "bands_copied": subject.copied,
+                **({} if begin is None else {"latents": hashlib.sha256(begin.tobytes()).hexdigest()}),
             },
             frame=frame,
             hole=hole,
             feather=0 if hole is None else feather,
             strength=self.strength,
             fills=False,
+            begin=begin,
         )
         assert len(job.sigmas) >= 2  # asked for here, so that a strength that cannot be is refused at once
+        wanted = (sat.latent_channels, job.plan.rows.length, job.plan.columns.length)
+        if begin is not None and begin.shape != wanted:
+            raise ConfigError(f"latents are {begin.shape}, but the image needs {wanted}. `invert` gives them.")
         return job
+
+    def _begin(self, latents: torch.Tensor) -> np.ndarray:
+        """The noise to begin from, float32 (C, h, w)."""
+        if self.strength != 1 or self.samples != 1:
+            raise ConfigError(
+                f"latents are the noise of one image from its first step on, but strength is {self.strength} "
+                f"and samples is {self.samples}. Give strength=1 and samples=1."
+            )
+        if latents.ndim != 4 or len(latents) != 1 or not latents.isfinite().all():
+            raise ConfigError(f"latents are {tuple(latents.shape)}. Give finite ones, (1, C, h, w).")
+        return latents[0].float().cpu().numpy()
 
 
 def edit(sat: DiffusionSat, request: EditRequest, on_step: OnStep | None = None) -> Scene:
@@ -89,9 +112,9 @@ def edit(sat: DiffusionSat, request: EditRequest, on_step: OnStep | None = None)
 def invert(sat: DiffusionSat, request: EditRequest, on_step: OnStep | None = None) -> torch.Tensor:
     """The noise that gives an image back, (1, C, h, w): DDIM inversion.
 
-    Solved again under the same prompt and metadata, without guidance, and decoded, it is the image, up to
-    the autoencoder and the steps' errors. An image whose sides are no multiples of what the model makes is
-    filled up at its right and lower edge.
+    Solved again under the same prompt and metadata, without guidance, it is the image, up to the
+    autoencoder and the steps' errors: ``sat.edit(image, prompt, latents=noise, strength=1, guidance=1)``.
+    An image whose sides are no multiples of what the model makes is filled up at its right and lower edge.
 
     Args:
         sat: The model.

@@ -43,6 +43,7 @@ class Repainting(Restoration):
         feather: Pixels around the hole over which new fades into old.
         strength: Share of the steps that are done from the noised image on; 1 is from noise alone.
         fills: Whether what has no data is made too where it is made anew; else it stays without.
+        begin: Latents at the first noise level, (C, rows, columns) of the whole, instead of drawn ones.
         more: See `Restoration`; the digest of the hole is added.
         **kwargs: See `Restoration`.
     """
@@ -57,13 +58,14 @@ class Repainting(Restoration):
         feather: int = 0,
         strength: float = 1.0,
         fills: bool = True,
+        begin: np.ndarray | None = None,
         more: Mapping[str, Any],
         **kwargs: Any,
     ) -> None:
         marked = None if hole is None else hole.digest()
         super().__init__(*args, more={**more, "mask": marked}, **kwargs)
         self.frame, self.hole, self.margin, self.strength = frame, hole, feather, strength
-        self.fills = fills
+        self.fills, self.begin = fills, begin
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -71,7 +73,9 @@ class Repainting(Restoration):
         return left(self.levels(), self.strength)
 
     def noise(self, rows: range, columns: range) -> np.ndarray:
-        """Noise alone, or the image with noise."""
+        """What was given, noise alone, or the image with noise."""
+        if self.begin is not None:
+            return self.begin[:, rows.start : rows.stop, columns.start : columns.stop]
         if self.strength == 1:
             return super().noise(rows, columns)
         return self.clean(rows, columns) + np.float32(self.sigmas[0]) * self.normal(rows, columns)
