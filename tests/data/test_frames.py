@@ -156,6 +156,8 @@ def test_what_numbers_mean(tmp_path, caplog, dtype, high, descriptions, more, sc
             "2023-07-14",
             LANDSAT_C2_L2,
         ),
+        ("LC08_L1TP_195028_20190714_20200827_02_T1_B4.tif", (None,), "landsat-8", "2019-07-14", Scaling()),
+        ("LC81950282016060LGN00.tif", ("B4", "B3", "B2"), "landsat-8", "2016-02-29", Scaling()),
         (
             "m_3709957_se_14_060_20190904.tif",
             ("red", "green", "blue", "nir"),
@@ -172,7 +174,7 @@ def test_names_of_files(tmp_path, name, descriptions, sensor, date, scaling):
     assert frame.common[0] == "red"
 
 
-def test_what_is_known_better_goes_before(tmp_path):
+def test_what_is_known_better_goes_before(tmp_path, caplog):
     path = write(
         tmp_path / "S2A_32TLR_20200101_0_L2A.tif",
         descriptions=("B4", "B3", "B2"),
@@ -188,7 +190,11 @@ def test_what_is_known_better_goes_before(tmp_path):
         descriptions=("B4", "B3", "B2"),
     )
     assert open_frame(plain).metadata.date == "2010-01-01"
+    assert "plain.tif: the date 2010-01-01 is its time stamp" in caplog.text
+    caplog.clear()
+    assert open_frame(plain, date="2011").metadata.date == "2011"
     assert date() == "2020-01-01"
+    assert "time stamp" not in caplog.text
     with rasterio.open(path, "r+") as file:
         file.update_tags(ACQUISITIONDATETIME="2018-05-06T10:00:00Z")
     assert date() == "2018-05-06"

@@ -71,6 +71,16 @@ def test_a_frame_without_a_crs_cannot_be_laid_on_one_that_has_one(steered):
         PredictRequest(frames=frames, on="2018").job(steered)
 
 
+def test_world_files_that_disagree_are_refused(steered):
+    east = PLACE["transform"] @ Affine.translation(100, 0)
+    frames = [dated(2021, None, PLACE["transform"], name="here"), dated(2019, None, east, name="there")]
+    with pytest.raises(RasterError, match="world files say that they show different ground"):
+        PredictRequest(frames=frames, on="2022").job(steered)
+    near = PLACE["transform"] @ Affine.translation(0.2, 0)
+    for other in (near, None):
+        PredictRequest(frames=[frames[0], dated(2019, None, other, name="near")], on="2022").job(steered)
+
+
 def file_of(path, side=384):
     """Tiles of noise; six by six of them."""
     values = np.random.default_rng(0).integers(60, 200, (3, side, side)).astype(np.uint8)

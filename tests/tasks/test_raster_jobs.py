@@ -425,7 +425,7 @@ def test_inverted_noise_gives_the_image_back(steered):
     other = steered.edit(frame, "forest", **how)  # from the seed's noise
     assert np.abs(np.moveaxis(other.raster.values, 0, 2).astype(float) - seen).mean() > 10 * error
     assert again.provenance["latents"] != other.provenance.get("latents")
-    with pytest.raises(ConfigError, match="strength is 0.6 and samples is 1"):
+    with pytest.raises(ConfigError, match=r"strength is 0\.6 and samples is 1"):
         steered.edit(frame, "forest", latents=noise)
     with pytest.raises(ConfigError, match=r"latents are \(4, 8, 16\), but the image needs \(4, 16, 16\)"):
         steered.edit(frame, "forest", latents=noise[:, :, :8], **how)

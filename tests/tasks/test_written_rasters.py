@@ -249,6 +249,9 @@ def test_files_of_single_bands_of_a_scene_are_one_image(steered, tmp_path):
         if start == "T32":
             asked = UpscaleRequest(frames=[one], factor=2, all_bands=True, **QUICK)
             assert np.array_equal(made.values, restore(asked.job(steered)).raster.values)
-    twice = [*files, files[0]]
+    level_1 = [f.rename(tmp_path / f"LC81950272020153LGN00_B{f.stem[-1]}.tif") for f in files]
+    asked = UpscaleRequest(frames=level_1, factor=2, all_bands=True, **QUICK)
+    assert set(asked.job(steered).output.bands) == set(bands)
+    twice = [*level_1, level_1[0]]
     with pytest.raises(RasterError, match="has no"):
         UpscaleRequest(frames=twice, factor=2, **QUICK).job(steered)

@@ -121,7 +121,7 @@ def open_frame(
             source, raster=raster, sensor=sensor or source.sensor, scaling=scaling or source.scaling
         )
     else:
-        frame = _frame(_raster(source, bands), bands, sensor, scaling)
+        frame = _frame(_raster(source, bands), bands, sensor, scaling, dated="date" in better)
     return replace(frame, metadata=frame.metadata.replace(**better))
 
 
@@ -153,7 +153,8 @@ def _scene_of(frame: Frame) -> tuple[Any, ...] | None:
     product = file and identify(file.stem)
     if not (file and product and product.band and len(frame.raster.bands) == 1):
         return None
-    name = file.stem.partition(product.band)[0].rstrip("_")
+    number = product.band.removeprefix("SR_")
+    name = file.stem.partition(number)[0].rstrip("_").removesuffix("_SR")
     return name, frame.sensor, frame.scaling, frame.metadata.date, frame.metadata.cloud_cover
 
 
@@ -177,7 +178,14 @@ def _raster(source: Any, bands: Sequence[str] | None) -> Raster:
     return ArrayRaster(source, bands)
 
 
-def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scaling: Scaling | None) -> Frame:
+def _frame(
+    raster: Raster,
+    bands: Sequence[str] | None,
+    sensor: str | None,
+    scaling: Scaling | None,
+    *,
+    dated: bool,
+) -> Frame:
     """A frame of what a raster, its file's name and what lies beside the file tell."""
     path = raster.file if isinstance(raster, FileRaster) else None
     tags = raster.tags if isinstance(raster, FileRaster) else {}
@@ -209,6 +217,8 @@ def _frame(raster: Raster, bands: Sequence[str] | None, sensor: str | None, scal
         {"date": _day(tags.get("TIFFTAG_DATETIME"))},
     ]
     metadata = _metadata(raster, said)
+    if metadata.date is not None and not dated and not any(one.get("date") for one in said[:-1]):
+        log.warning("%s: the date %s is its time stamp, maybe of the file alone", raster.name, metadata.date)
     if scaling is None:
         scaling = own["scaling"] if "scaling" in own else _scaling(raster, beside, product, sensor)
     if scaling is not None:

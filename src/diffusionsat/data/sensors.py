@@ -4,6 +4,7 @@ Arrays are (H, W, C). A pixel that is not valid (nodata, NaN, infinite) is zero 
 the mask, element by element, so that one such pixel never spoils a patch.
 """
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,7 +158,8 @@ def band_of(name: str, sensor: str | None) -> Band | None:
     """
     bands, text = SENSORS[sensor or "sentinel-2"], name.strip()
     if match := _NUMBERED.match(text):
-        own = f"SR_B{match[2]}" if match[1] else f"B{match[2].upper().zfill(2)}"
+        landsat = match[1] or (sensor or "").startswith("landsat")
+        own = f"SR_B{int(match[2])}" if landsat and match[2].isdigit() else f"B{match[2].upper().zfill(2)}"
         return next((band for band in bands if band.name == own), None)
     common = _ALSO.get(text.lower(), text.lower())
     if found := next((band for band in bands if band.common == common), None):
@@ -246,7 +248,7 @@ class Product:
     Args:
         sensor: A key of `SENSORS`.
         date: Day of the image.
-        scaling: Of its numbers; None if they are for display.
+        scaling: Of its numbers; None if they are for display, or counts.
         band: The one band of the file, if the name tells it.
     """
 
@@ -262,6 +264,12 @@ _S2_COG = re.compile(r"S2[ABC]_\d{1,2}[A-Z]{3}_(?P<date>\d{8})_\d+_L(?:1C|2A)")
 _LANDSAT = re.compile(
     r"L[COTE]0(?P<number>[5789])_L2S[PR]_\d{6}_(?P<date>\d{8})_\d{8}_02_(?:T\d|RT)(?:_(?P<band>SR_B\d))?"
 )
+# Counts of level 1 (whose reflectance hangs on the sun, which their names do not tell): collections 1 and 2,
+# and what was before collections, whose day is that of the year.
+_LANDSAT_1 = re.compile(
+    r"L[COTE]0(?P<number>[5789])_L1(?:TP|GT|GS)_\d{6}_(?P<date>\d{8})_\d{8}_0[12]_(?:T\d|RT)(?:_(?P<band>B\d+))?"
+)
+_LANDSAT_OLD = re.compile(r"L[COTE](?P<number>[578])\d{6}(?P<date>\d{7})[A-Z]{3}\d\d(?:_(?P<band>B\d+))?")
 _NAIP_NAME = re.compile(r"m_\d{7}_[ns][ew]_\d{1,2}_[\dh]+_(?P<date>\d{8})")
 
 
@@ -280,12 +288,19 @@ def identify(name: str) -> Product | None:
     if match := _LANDSAT.search(name):
         sensor = f"landsat-{match['number']}"
         return Product(sensor=sensor, date=_day(match["date"]), scaling=LANDSAT_C2_L2, band=match["band"])
+    if match := _LANDSAT_1.search(name) or _LANDSAT_OLD.search(name):
+        band = match["band"] and f"SR_{match['band']}"
+        return Product(sensor=f"landsat-{match['number']}", date=_day(match["date"]), scaling=None, band=band)
     if match := _NAIP_NAME.search(name):
         return Product(sensor="naip", date=_day(match["date"]), scaling=None)
     return None
 
 
 def _day(digits: str) -> str:
+    """A day of YYYYMMDD, or of the year's number and the day's in it."""
+    if len(digits) == 7:
+        first = datetime.date(int(digits[:4]), 1, 1)
+        return (first + datetime.timedelta(days=int(digits[4:]) - 1)).isoformat()
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}"
 
 

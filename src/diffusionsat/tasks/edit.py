@@ -82,7 +82,9 @@ class EditRequest(SamplingRequest):
         assert len(job.sigmas) >= 2  # asked for here, so that a strength that cannot be is refused at once
         wanted = (sat.latent_channels, job.plan.rows.length, job.plan.columns.length)
         if begin is not None and begin.shape != wanted:
-            raise ConfigError(f"latents are {begin.shape}, but the image needs {wanted}. `invert` gives them.")
+            raise ConfigError(
+                f"latents are {begin.shape}, but the image needs {wanted}. `invert` gives them."
+            )
         return job
 
     def _begin(self, latents: torch.Tensor) -> np.ndarray:

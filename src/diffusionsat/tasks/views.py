@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -142,8 +143,8 @@ def view_of(
         ranges: See `Control.ranges`.
 
     Raises:
-        RasterError: If they share no ground, or one has no CRS and its size is neither that of the other nor
-            ``factor`` times it.
+        RasterError: If they share no ground; or one has no CRS and its size is neither that of the other nor
+            ``factor`` times it, or its world file says that it lies elsewhere.
     """
     raster = frame.raster
     if like.crs is None or raster.crs is None:
@@ -160,8 +161,17 @@ def view_of(
                 f"{raster.name} cannot be laid on {like.name}: without a CRS in both they must be {sizes}, "
                 f"but are {raster.width}x{raster.height} and {like.width}x{like.height}. Give them one."
             )
+        same = like.transform @ Affine.scale(1 / finer)
+        told = not (raster.transform.is_identity or like.transform.is_identity)
+        corners = (0, 0), (raster.width, raster.height)
+        off = max(math.dist(raster.transform @ corner, same @ corner) for corner in corners)
+        if told and off > 0.5 * math.sqrt(abs(same.determinant)):
+            raise RasterError(
+                f"{raster.name} and {like.name} have no CRS, and their world files say that they show "
+                "different ground. Give both the CRS: gdal_edit.py -a_srs EPSG:…"
+            )
         raster = copy.copy(raster)
-        raster.crs, raster.transform = _NOWHERE, like.transform @ Affine.scale(1 / finer)
+        raster.crs, raster.transform = _NOWHERE, same
     laid = on_grid(raster, footprint(like, factor), "bilinear")
     if like.crs is not None and raster.grid != like.grid:
         log.warning("%s lies on another grid than %s and is warped to it", raster.name, like.name)
