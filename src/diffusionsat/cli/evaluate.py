@@ -44,7 +44,9 @@ Examples:
 @click.option(
     "--classifier", type=click.Path(path_type=Path), metavar="DIR", help="Classifier [the shipped]."
 )
-@click.option("--clip", type=click.Path(path_type=Path), metavar="DIR", help="CLIP model for text alignment.")
+@click.option(
+    "--clip", type=click.Path(path_type=Path), metavar="PATH", help="CLIP model for text alignment."
+)
 @click.option("--lpips", type=click.Path(path_type=Path), metavar="FILE", help="LPIPS as TorchScript.")
 @click.option(
     "--factor", type=int, default=4, show_default=True, metavar="F", help="How much finer; for upscale."

@@ -5,13 +5,12 @@ the same with shuffled words, and with the real images, stand beside. Source: He
 factor and clamp, as torchmetrics has it.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusionsat.errors import CheckpointError, MissingExtraError
+from diffusionsat.evaluation.clip import open_clip, open_tokenizer
 from diffusionsat.evaluation.controllability import cycle
 from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.section import Section
@@ -23,33 +22,18 @@ def measure(evidence: Evidence) -> Section:
     """Alignment of the images, with shuffled words, and of the real images; nothing without a model."""
     if evidence.clip is None:
         return Section({})
-    model, processor, tokenizer = _open(evidence.clip)
+    clip, tokenizer = open_clip(evidence.clip), open_tokenizer(evidence.clip)
+    model, processor = clip.model, clip.processor
     prompts = [case.prompt for case in evidence.asked.cases]
     words = _words(model, tokenizer, prompts)
     others = torch.from_numpy(cycle(len(prompts), evidence.seed))
     made, real = (_images(model, processor, seen, len(prompts)) for seen in (evidence.made, evidence.real))
     own = 100 * (made * words).sum(1)
-    line = {"model": evidence.clip.name, "n": len(prompts), "alignment": float(own.mean())}
+    line = {"model": clip.name, "n": len(prompts), "alignment": float(own.mean())}
     line["shuffled"] = float(100 * (made * words[others]).sum(1).mean())
     line["real"] = float(100 * (real * words).sum(1).mean())
     line["real_shuffled"] = float(100 * (real * words[others]).sum(1).mean())
     return Section({"text alignment": [line]}, {"alignment": own.double().numpy()})
-
-
-def _open(folder: Path) -> tuple[Any, Any, Any]:
-    try:
-        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
-    except ImportError as error:
-        raise MissingExtraError("Text alignment", "published") from error
-    try:
-        local: dict[str, Any] = {"local_files_only": True}
-        model = CLIPModel.from_pretrained(folder, **local).eval()
-        processor = CLIPImageProcessor.from_pretrained(folder, **local)
-        return model, processor, AutoTokenizer.from_pretrained(folder, **local)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no CLIP model as transformers writes it: {str(error).splitlines()[0]}"
-        ) from None
 
 
 @torch.inference_mode()

@@ -126,7 +126,7 @@ class Evidence:
         probes: What reads metadata and classes from features of them.
         matched: Whether image i answers case i.
         seed: Of random choices.
-        clip: Folder of a CLIP-like model, for text alignment.
+        clip: CLIP model for text alignment; see `clip.open_clip`.
     """
 
     asked: Cases

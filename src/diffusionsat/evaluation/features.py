@@ -22,6 +22,7 @@ from diffusionsat.checkpoints.shipped import weights_folder
 from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
 from diffusionsat.config import parse
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
+from diffusionsat.evaluation.clip import open_clip
 from diffusionsat.evaluation.probes import Probes
 from diffusionsat.models.compact.classifier import SMALLEST, CompactClassifier
 
@@ -229,10 +230,11 @@ NETWORKS: dict[str, Callable[[], FeatureNetwork]] = {
 
 
 def feature_network(name_or_path: str | Path) -> FeatureNetwork:
-    """A feature network by its name, from a TorchScript file, or of a folder.
+    """A feature network by its name, from a TorchScript file, of OpenCLIP's weights, or of a folder.
 
-    A folder is a classifier's, or holds a model of transformers such as CLIP or DINOv2.
-    Beside a file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
+    A folder is a classifier's, or holds a model of transformers such as CLIP or DINOv2. A file alone is of
+    weights as OpenCLIP writes them, such as RemoteCLIP's, and gives what it shares with words. Beside a
+    TorchScript file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
     wrong normalisation would spoil every figure and show in none. The file is a program: use your own only.
 
     Args:
@@ -253,8 +255,11 @@ def feature_network(name_or_path: str | Path) -> FeatureNetwork:
     if not file.is_file():
         raise CheckpointError(
             f"There is no feature network {str(name_or_path)!r}. Known are: {', '.join(NETWORKS)}; "
-            "or give the path of a TorchScript file, or of a folder with a model of transformers."
+            "or give the path of a TorchScript file, of OpenCLIP's weights, or of a folder with a model of "
+            "transformers."
         )
+    if not beside.is_file():
+        return _of_clip(file)
     try:
         wanted = parse(Input, json.loads(beside.read_text(encoding="utf-8")), str(beside))
         network = _scripted(file)
@@ -290,6 +295,23 @@ def _of_transformers(folder: Path) -> FeatureNetwork:
         wanted,
         lambda image: project(looking(pixel_values=image).pooler_output),
     )
+
+
+def _of_clip(file: Path) -> FeatureNetwork:
+    """An image in the space that CLIP shares with words."""
+    try:
+        clip = open_clip(file)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} A TorchScript file needs {file.stem}.json beside it, with size, mean and std."
+        ) from None
+    project, looking, shown = clip.model.visual_projection, clip.model.vision_model, clip.processor
+    wanted = Input(size=shown.crop_size["height"], mean=tuple(shown.image_mean), std=tuple(shown.image_std))
+
+    def network(image: Tensor) -> Tensor:
+        return project(looking(pixel_values=image).pooler_output)
+
+    return FeatureNetwork(clip.name, _sha256(*clip.files), wanted, network)
 
 
 @functools.lru_cache(1)

@@ -52,7 +52,7 @@ class EvaluateRequest:
         features: Names of feature networks, or paths; none are those that are installed.
         trained: Training images that copies are looked for in, at most; 0 looks for none.
         classifier: Folder of a classifier that reads classes and metadata; None is the shipped one, if any.
-        clip: Folder of a CLIP-like model of transformers, for text alignment.
+        clip: CLIP model for text alignment: a folder of transformers, or a file of OpenCLIP's weights.
         lpips: TorchScript file of a network as `pairs.lpips` takes it.
         device: Of the model.
         precision: Of the model.
@@ -170,7 +170,8 @@ def versions() -> dict[str, Any]:
     return {"metrics_version": METRICS_VERSION, "software": f"diffusionsat {version('diffusionsat')}"}
 
 
-def _weights(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files of weights in a folder."""
-    files = sorted(f for f in folder.glob("*") if f.suffix in (".safetensors", ".bin"))
+def _weights(path: Path) -> dict[str, str]:
+    """SHA-256 of a file of weights, or of those in a folder."""
+    inside = sorted(f for f in path.glob("*") if f.suffix in (".safetensors", ".bin"))
+    files = [path] if path.is_file() else inside
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
