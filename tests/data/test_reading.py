@@ -342,7 +342,7 @@ def test_arguments_that_cannot_be(root, wrong, match):
 
 
 def test_sources_that_are_none(root, tmp_path):
-    with pytest.raises(DatasetError, match=r"has no images of the split 'train'; it has none"):
+    with pytest.raises(DatasetError, match=r"has no images of the split 'train'; it is empty, or not there"):
         Source(tmp_path)
     with pytest.raises(DatasetError, match=r"split 'test'; it has train"):
         Source(root / "small", split="test")
@@ -428,7 +428,9 @@ def test_over_http_it_is_the_same_as_from_the_disk(root, tmp_path):
             same(here.example(p, here.size(p)), there.example(p, there.size(p)))
         again = pickle.loads(pickle.dumps(there))
         same(again.example(50, 8), here.example(50, 8))
-        with pytest.raises(DatasetError, match=r"/nothing has no images of the split 'train'; it has none"):
+        with pytest.raises(
+            DatasetError, match=r"/nothing has no images of the split 'train'; it is empty, or not there"
+        ):
             Source(f"{address}/nothing")
         with pytest.raises(DatasetError, match=r"gone\.parquet of .* cannot be read: it is not there"):
             Source(f"{address}/gone.parquet")

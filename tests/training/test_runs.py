@@ -387,24 +387,33 @@ def test_captions_at_once_are_those_one_by_one(tiny):
 
 
 def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
-    cached = ("data.cache=300", "run.images=32")
-    runs.run(recipe(tiny, tmp_path / "a", *cached))
+    def cached(name, *settings):
+        wanted = recipe(tiny, tmp_path / name, "data.cache=300", "run.images=400", *settings)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        runs.make_job(wanted, make_family(wanted), folder, runs.start(wanted.run)).close()
+
+    cached("a")
     files = sorted((tmp_path / "a/cache/32").iterdir())
     assert [f.name for f in files] == ["000000.safetensors", "000001.safetensors"]
+    kept, lost = (load_file(f)["latents"] for f in files)
     files[1].unlink()
     before = files[0].stat().st_mtime_ns
     shared = f"data.cache_folder={tmp_path / 'a/cache'}"
-    runs.run(recipe(tiny, tmp_path / "b", *cached, shared))
+    cached("b", shared)
     assert files[0].stat().st_mtime_ns == before
-    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert torch.equal(load_file(files[1])["latents"], lost)
     with pytest.raises(ConfigError, match="latents of other data"):
-        runs.run(recipe(tiny, tmp_path / "c", *cached, shared, "run.seed=1"))
-    runs.run(recipe(tiny, tmp_path / "c", *cached, shared, "data.cache=400"))
+        cached("c", shared, "run.seed=1")
+    cached("c", shared, "data.cache=400")
     assert files[0].stat().st_mtime_ns == before
     assert [len(load_file(f)["latents"]) for f in files] == [256, 144]
-    runs.run(recipe(tiny, tmp_path / "d", *cached, "data.sizes={32=1,64=1}"))
+    cached("d", "data.sizes={32=1,64=1}")
     files = sorted((tmp_path / "d/cache/64").iterdir())
     assert sum(len(load_file(f)["latents"]) for f in files) == 75  # in the room of 300 of half the side
+    cached("e", "run.images=32")  # no more than the run sees
+    (file,) = (tmp_path / "e/cache/32").iterdir()
+    assert torch.equal(load_file(file)["latents"], kept[:32])
 
 
 def test_cached_latents_of_data_that_changed_are_refused(tiny, tmp_path):

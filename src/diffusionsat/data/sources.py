@@ -196,8 +196,9 @@ class Source:
             found = [name for name in names if Path(name).stem == split]
             said = [Path(name).stem for name in names]
         if not found:
+            there = f"it has {', '.join(said)}" if said else "it is empty, or not there"
             raise DatasetError(
-                f"{self.address} has no images of the split {split!r}; it has {', '.join(said) or 'none'}. "
+                f"{self.address} has no images of the split {split!r}; {there}. "
                 f"Give a .parquet file, or a folder with {INDEX} or {split}.parquet in it."
             )
         return tuple(found)

@@ -6,6 +6,7 @@ A chunk is complete or absent, so that encoding goes on where it was stopped.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ from diffusionsat.training.precision import autocast
 from diffusionsat.training.processes import Alone
 from diffusionsat.training.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 _CHUNK = 256
+_MANY = 16  # chunks that take so long that it is told
 _COMPARED = 8  # rows that are made anew to see whether a folder holds what it should
 _CLOSE = 0.01  # of latents' power: far above the rounding of another device or precision
 
@@ -39,7 +43,7 @@ class _Rows:
 
 
 class Cached:
-    """The first ``data.cache`` examples as latents; see `batches.Examples`.
+    """The first ``data.cache`` examples as latents, or as many as the run sees; see `batches.Examples`.
 
     Of larger sizes there are as many as fill the same room on disk. They come in another order each time that
     all have been seen, and a ControlNet is given other frames then.
@@ -99,7 +103,8 @@ class Cached:
 
     def _rows(self, size: int) -> _Rows:
         """All rows of a size, encoded where they are not there yet."""
-        count = max(1, self.recipe.data.cache * min(self.recipe.data.sizes) ** 2 // size**2)
+        wanted = min(self.recipe.data.cache, self.recipe.run.images)
+        count = max(1, wanted * min(self.recipe.data.sizes) ** 2 // size**2)
         chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
         files = [self.folder / str(size) / f"{i:06d}.safetensors" for i in range(len(chunks))]
         files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +112,16 @@ class Cached:
             self._check(size, _read(files[0]))
         self.processes.wait()
         mine = slice(self.processes.rank, None, self.processes.count)
-        for positions, file in list(zip(chunks, files, strict=True))[mine]:
-            if not file.exists() or _count(file) < len(positions):
-                self._encode(positions, size, file)
+        lacking = [
+            (positions, file)
+            for positions, file in list(zip(chunks, files, strict=True))[mine]
+            if not file.exists() or _count(file) < len(positions)
+        ]
+        if len(lacking) >= _MANY:
+            images = sum(len(positions) for positions, _ in lacking)
+            log.warning("%d images of %d px are encoded first, into %s", images, size, self.folder)
+        for positions, file in lacking:
+            self._encode(positions, size, file)
         self.processes.wait()
         parts = [_read(file) for file in files]
         return _Rows(

@@ -83,8 +83,8 @@ class Data:
         sizes: Share of the batches of each side in pixels.
         batch_size: Images a step over all processes, at the smallest size; larger sizes come in smaller
             batches of about equal area.
-        cache: Encode so many images once, and of larger sizes as many as fill the same room, and train on
-            their latents; 0 encodes every step.
+        cache: Encode so many images once, at most those of the run, and of larger sizes as many as fill the
+            same room, and train on their latents; 0 encodes every step.
         cache_folder: Where these latents lie; empty is ``cache`` in the run's folder.
         workers: Threads that read and crop images.
         processes: Processes that do it instead, where these threads are too slow for a GPU; 0 is none.
