@@ -104,6 +104,10 @@ def sampling(
             x, y = [p["evaluations"] for p in line], [p["frechet_distance"] for p in line]
             left.plot(x, y, style, marker=".", color=colour, label=f"{solver}, {schedule}", linewidth=1)
     left.set_xscale("log")
+    counts = sorted({line["evaluations"] for line in steps})
+    left.set_xticks([n for n in (5, 10, 20, 50, 100, 200) if counts[0] <= n <= counts[-1]])
+    left.xaxis.set_major_formatter("{x:.0f}")
+    left.minorticks_off()
     left.set_xlabel("evaluations of the denoiser")
     for steered, colour in zip(dict.fromkeys(x["guided"] for x in strengths), COLOURS, strict=False):
         line = [x for x in strengths if x["guided"] == steered]
