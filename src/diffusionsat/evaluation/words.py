@@ -37,7 +37,7 @@ def measure(evidence: Evidence) -> Section:
             line: Line = {"labels": label_set, "probe": probes.name, "n": len(rows)}
             line["read"] = over_places(right, places)
             line["read_real"] = float((real == wanted).mean())
-            shares = {label: float((wanted == label).mean()) for label in set(wanted.tolist())}
+            shares = {label: float((wanted == label).mean()) for label in sorted(set(wanted.tolist()))}
             line["read_by_chance"] = float(
                 sum(share * (said == label).mean() for label, share in shares.items())
             )
@@ -45,7 +45,7 @@ def measure(evidence: Evidence) -> Section:
             column = np.full(len(cases), np.nan)
             column[rows] = right
             scores[f"read {probes.name}"] = np.fmax(scores.get(f"read {probes.name}", column), column)
-            of_class = {label: float(right[wanted == label].mean()) for label in sorted(shares)}
+            of_class = {label: float(right[wanted == label].mean()) for label in shares}
             classes[f"{label_set} by {probes.name}"] = of_class
     tables = {"words": lines} if lines else {}
     files = {"words.png": figures.classes(classes)} if classes else {}
