@@ -389,7 +389,14 @@ class DiffusionSat:
         return declouds(self, DecloudsRequest(image=image, **options), on_step)
 
     def edit(
-        self, image: Any, prompt: str, *, strength: float = 0.6, on_step: OnStep | None = None, **options: Any
+        self,
+        image: Any,
+        prompt: str,
+        *,
+        strength: float = 0.6,
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
     ) -> "Scene":
         """Change an image by words.
 
@@ -397,6 +404,8 @@ class DiffusionSat:
             image: The image; see `diffusionsat.data.frames.open_frame`.
             prompt: What is to be seen.
             strength: How much is changed, above 0 and at most 1.
+            latents: Noise to begin from, as `invert` gives it for this image, steps and solver, instead of
+                the seed's; (1, C, h, w), for strength 1.
             on_step: As in `generate`.
             **options: Other fields of `diffusionsat.tasks.edit.EditRequest`.
 
@@ -407,7 +416,8 @@ class DiffusionSat:
         """
         from diffusionsat.tasks.edit import EditRequest, edit
 
-        return edit(self, EditRequest(image=image, prompt=prompt, strength=strength, **options), on_step)
+        request = EditRequest(image=image, prompt=prompt, strength=strength, **options)
+        return edit(self, request, on_step, latents)
 
     def features(
         self, image: Any, metadata: Metadata | None = None, prompt: str = "", **options: Any

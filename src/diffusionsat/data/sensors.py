@@ -269,7 +269,9 @@ _LANDSAT = re.compile(
 _LANDSAT_1 = re.compile(
     r"L[COTE]0(?P<number>[5789])_L1(?:TP|GT|GS)_\d{6}_(?P<date>\d{8})_\d{8}_0[12]_(?:T\d|RT)(?:_(?P<band>B\d+))?"
 )
-_LANDSAT_OLD = re.compile(r"L[COTE](?P<number>[578])\d{6}(?P<date>\d{7})[A-Z]{3}\d\d(?:_(?P<band>B\d+))?")
+_LANDSAT_OLD = re.compile(
+    r"L[COTE](?P<number>[578])\d{6}(?P<date>(?:19|20)\d{2}[0-3]\d{2})[A-Z]{3}\d\d(?:_(?P<band>B\d+))?"
+)
 _NAIP_NAME = re.compile(r"m_\d{7}_[ns][ew]_\d{1,2}_[\dh]+_(?P<date>\d{8})")
 
 

@@ -31,8 +31,6 @@ class EditRequest(SamplingRequest):
         metadata: What the result's is to be, where it is not the image's.
         feather: Pixels around the mask over which new fades into old, 0 to 64.
         samples: Images that are made; the result is their mean.
-        latents: Noise to begin from instead of the seed's, (1, C, h, w), as `invert` gives it for this image
-            and these steps; for ``strength`` 1 and one sample.
     """
 
     image: Source = None
@@ -41,10 +39,14 @@ class EditRequest(SamplingRequest):
     metadata: Metadata | None = None
     feather: int = 4
     samples: int = 1
-    latents: torch.Tensor | None = None
 
-    def job(self, sat: DiffusionSat) -> Repainting:
+    def job(self, sat: DiffusionSat, latents: torch.Tensor | None = None) -> Repainting:
         """The job, ready to be done.
+
+        Args:
+            sat: The model.
+            latents: Noise to begin from instead of the seed's, (1, C, h, w), as `invert` gives it for this
+                image, ``steps`` and ``solver``; for ``strength`` 1 and one sample.
 
         Raises:
             ConfigError: If an option is not possible.
@@ -54,7 +56,7 @@ class EditRequest(SamplingRequest):
         frame, raster = subject.frame, subject.frame.raster
         hole = None if self.mask is None else open_mask(self.mask, raster)
         feather = check_feather(self.feather)
-        begin = None if self.latents is None else self._begin(self.latents)
+        begin = None if latents is None else self._begin(latents)
         job = Repainting(
             sat,
             self.settings(sat),
@@ -99,15 +101,26 @@ class EditRequest(SamplingRequest):
         return latents[0].float().cpu().numpy()
 
 
-def edit(sat: DiffusionSat, request: EditRequest, on_step: OnStep | None = None) -> Scene:
+def edit(
+    sat: DiffusionSat,
+    request: EditRequest,
+    on_step: OnStep | None = None,
+    latents: torch.Tensor | None = None,
+) -> Scene:
     """Change an image in memory; `restore_to` writes one of any size.
+
+    Args:
+        sat: The model.
+        request: What is changed, and how.
+        on_step: As for jobs.
+        latents: See `EditRequest.job`.
 
     Raises:
         ConfigError: If an option is not possible.
         RasterError: If an input cannot be read or used.
         Cancelled: If ``on_step`` returned False.
     """
-    return restore(request.job(sat), on_step)
+    return restore(request.job(sat, latents), on_step)
 
 
 @torch.inference_mode()
