@@ -217,6 +217,39 @@ def test_if_one_layer_cannot_be_made_none_is_published(steered, tmp_path, monkey
     assert open_raster(out).width == 40
 
 
+def test_a_job_that_ended_between_two_files_goes_on_without_overwriting(steered, tmp_path, monkeypatch):
+    job = UpscaleRequest(frames=scene(tmp_path / "in.tif"), factor=2, samples=2, **QUICK).job(steered)
+    out, foreign = tmp_path / "out.tif", tmp_path / "out.measured.tif"
+    from diffusionsat.geo import publishing
+
+    published, done = publishing.RasterWriter.publish, []
+
+    def fail_later(writer):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(writer.path)
+        return published(writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.RasterWriter, "publish", fail_later)
+        with pytest.raises(KeyboardInterrupt):
+            restore_to(job, out)
+    assert [path.exists() for path in (*done, out)] == [True, True, False]
+    before = [read(path) for path in done]
+    late = next(path for path in (foreign, tmp_path / "out.support.tif") if path not in done)
+    late.write_bytes(b"another's")
+    with pytest.raises(RasterError, match=rf"{late.name} .*--overwrite"):
+        restore_to(job, out)
+    late.unlink()
+    made = restore_to(job, out)
+    assert all(path.exists() for path in made.values())
+    for path, (values, valid) in zip(done, before, strict=True):
+        assert np.array_equal(read(path)[0], values)
+        assert np.array_equal(read(path)[1], valid)
+    with pytest.raises(RasterError, match="--overwrite"):
+        restore_to(job, out)
+
+
 def test_without_a_cloud_there_is_nothing_to_do(steered):
     values = np.full((5, 8, 8), 1500, np.uint16)
     values[4] = 4  # vegetation

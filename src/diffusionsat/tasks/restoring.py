@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 512  # pixels of a side that are made at once, about
 
+_BEGUN = "begun"  # in a layer's folder once it is being published: what then has its name is the job's own
 _LAYERS = ("spread", "interval", "measured", "invented", "support")
 _DIFFERENCES, _CLASSES = ("spread", "invented"), ("support",)  # layers without the offset, and of no unit
 
@@ -344,8 +345,9 @@ def restore_to(
         Cancelled: If ``on_share`` returned False.
     """
     paths, work = paths_of(job, path), path.with_name(f".{path.name}.work")
-    for each in paths.values():
-        check_replaceable(each, inputs=inputs, overwrite=overwrite)
+    own = {name: overwrite or (work / name / _BEGUN).exists() for name in paths}
+    for name, each in paths.items():
+        check_replaceable(each, inputs=inputs, overwrite=own[name])
     _claim(work, job.identity, overwrite=overwrite)
     latents = []
     for index in range(job.samples):
@@ -354,7 +356,7 @@ def restore_to(
         told = _shares(on_share, index, job.samples + 1)
         solved = job.sample(index).solve_on_disk(folder, job.identity, execute=execute, on_unit=told)
         latents.append(str(solved))
-    drawing = _Drawing(job, latents, _writers(job, paths, work, overwrite=overwrite, inputs=inputs))
+    drawing = _Drawing(job, latents, _writers(job, paths, work, own, inputs))
     told, blocks = _shares(on_share, job.samples, job.samples + 1), len(list(job.blocks()))
     missing = [block for block in range(blocks) if not drawing.has(block)]
     for done, _ in enumerate(execute(drawing, missing), blocks - len(missing) + 1):
@@ -362,9 +364,9 @@ def restore_to(
             raise Cancelled(f"stopped after {done} of {blocks} blocks")
     for writer in drawing.writers.values():
         writer.join()
-    for name in sorted(
-        drawing.writers, key=lambda name: name == "image"
-    ):  # which is only there with its layers
+    for name in sorted(paths, key=lambda name: name == "image"):  # which is only there with its layers
+        if not paths[name].exists():
+            (work / name / _BEGUN).touch()
         drawing.writers[name].publish()
     if overwrite:
         _forget(path, paths)
@@ -409,8 +411,9 @@ def _claim(work: Path, identity: str, *, overwrite: bool) -> None:
 
 
 def _writers(
-    job: Restoration, paths: Mapping[str, Path], work: Path, **options: Any
+    job: Restoration, paths: Mapping[str, Path], work: Path, own: Mapping[str, bool], inputs: Sequence[Path]
 ) -> dict[str, RasterWriter]:
+    """What writes each layer; a file that is the job's own already may be replaced."""
     said = tags(job.metadata, job.provenance()) | job.said
     out = job.output
     return {
@@ -427,7 +430,8 @@ def _writers(
             crs=out.crs,
             transform=out.transform,
             tags=said | ({} if name == "image" else {"LAYER": name}),
-            **options,
+            inputs=inputs,
+            overwrite=own[name],
         )
         for name, (bands, dtype, nodata) in job.layers.items()
     }
