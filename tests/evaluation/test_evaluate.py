@@ -184,8 +184,8 @@ def test_a_colour_shift_is_seen(wanted, tmp_path):
     colours = line(told, "colours")
     assert colours["red"]["low"] > 10
     assert abs(colours["green"]["value"]) < 2
-    assert [note for note in told["notes"] if " of 255 more " in note] == [
-        f"Images have {colours['red']['value']:+.1f} of 255 more red than the real ones."
+    assert [note for note in told["notes"] if " of 255 " in note] == [
+        f"Images are {colours['red']['value']:.1f} of 255 more red than the real ones."
     ]
     made, real = (line(told, "quality", set=name) for name in ("generated", "real"))
     assert made["frechet_distance"] > 1.5 * real["frechet_distance"]

@@ -64,7 +64,8 @@ def measure(evidence: Evidence) -> Section:
     for colour in ("red", "green", "blue"):
         found = shift[0][colour]
         if isinstance(found, dict) and (found["low"] > SHIFT or found["high"] < -SHIFT):
-            notes.append(f"Images have {found['value']:+.1f} of 255 more {colour} than the real ones.")
+            off, more = abs(found["value"]), "more" if found["value"] > 0 else "less"
+            notes.append(f"Images are {off:.1f} of 255 {more} {colour} than the real ones.")
     tables = {"quality": lines, "colours": shift, "self-check": checks}
     return Section(tables, scores, files, notes)
 
