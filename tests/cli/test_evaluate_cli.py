@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusionsat.cli import audit, compare, evaluate
-from diffusionsat.errors import ConfigError, DatasetError
+from diffusionsat.errors import ConfigError, DatasetError, DiffusionSatError, RasterError
 
 pytest.importorskip("matplotlib", reason="the extra [eval] is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -99,6 +99,90 @@ def test_what_is_given_to_others_to_sharpen(folder, tmp_path, capsys):
     pairs = json.loads((tmp_path / "out/report.json").read_text())["tables"]["pairs"]
     scores = {row["set"]: row["psnr"] for row in pairs}
     assert scores["model"] == scores["bicubic"] != scores["mean colour"]
+
+
+def answers(folder, names, mode="RGB", size=(64, 64)):
+    folder.mkdir()
+    for i, name in enumerate(names):
+        Image.new(mode, size, {"RGB": (i, 9, 9), "RGBA": (i, 9, 9, 90)}.get(mode, 9 * i)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "mode", "message"),
+    [
+        ([f"{i:06d}.tif" for i in range(6)], "I;16", r"mode I;16, not 8 bits a colour"),
+        ([f"{i:06d}.tif" for i in range(6)], "F", r"mode F, not 8 bits a colour"),
+        ([f"{i:06d}.png" for i in range(6)], "RGBA", r"parts of it are transparent"),
+        (["000000.png", "000001.png", "000003.png"], "RGB", r"named by numbers, but no 000002"),
+    ],
+)
+def test_answers_that_would_be_judged_wrongly_are_refused(folder, tmp_path, names, mode, message):
+    common = ("generate", "--data", folder / "set", "--size", 64, "--features", folder / "pooled.pt")
+    images = answers(tmp_path / "made", names, mode)
+    with pytest.raises(DatasetError, match=message):
+        run(evaluate.command, *common, "--images", images, "-o", tmp_path / "out")
+    assert not (tmp_path / "out/report.json").exists()
+
+
+def test_images_that_answer_no_cases_are_told_to_be_a_set(folder, tmp_path, capsys):
+    common = ("generate", "--data", folder / "set", "--size", 64, "--features", folder / "pooled.pt")
+    images = answers(tmp_path / "made", ["a.png", "b.png", "c.png"])
+    assert run(evaluate.command, *common, "--images", images, "-o", tmp_path / "out") == 0
+    told = json.loads((tmp_path / "out/report.json").read_text())
+    assert not told["matched"]
+    assert any("judged as a set" in note for note in told["notes"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", 24), "size is 24"),
+        (("--clip", "nowhere"), "nowhere holds no CLIP model"),
+        (("--seed", -1), "seed is -1"),
+        (("--vary", "sampling", "--most-steps", 1), "most_steps is 1. Give at least 5"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_made(folder, tiny, tmp_path, options, message):
+    common = (
+        "generate",
+        "--data",
+        folder / "set",
+        "-n",
+        2,
+        "--features",
+        folder / "pooled.pt",
+        "--model",
+        tiny,
+    )
+    with pytest.raises(DiffusionSatError, match=message):
+        run(evaluate.command, *common, *options, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_do_not_go_into_a_file(folder, tmp_path):
+    (tmp_path / "asked").write_text("mine")
+    with pytest.raises(RasterError, match=r"is a file\. Give a folder for the inputs of upscale"):
+        run(evaluate.command, "upscale", "--data", folder / "set", "--cases", "-o", tmp_path / "asked")
+    assert (tmp_path / "asked").read_text() == "mine"
+
+
+def test_reports_of_any_name_and_damaged_ones(folder, tiny, tmp_path, capsys):
+    common = ("generate", "--data", folder / "set", "-n", 2, "--steps", 1, "--features", folder / "pooled.pt")
+    for name in ("table", "of"):
+        assert run(evaluate.command, *common, "--model", tiny, "-o", tmp_path / name) == 0
+    capsys.readouterr()
+    assert run(compare.command, tmp_path / "table", tmp_path / "of") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["table"] for line in lines} >= {"quality", "colours"}
+    assert all({"./table", "./of"} <= line.keys() for line in lines)
+    (tmp_path / "of/scores.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DatasetError, match=r"scores\.parquet cannot be read"):
+        run(compare.command, tmp_path / "table", tmp_path / "of")
+    told = json.loads((tmp_path / "of/report.json").read_text())
+    (tmp_path / "of/report.json").write_text(json.dumps({k: v for k, v in told.items() if k != "protocol"}))
+    with pytest.raises(DatasetError, match="no report that can be read"):
+        run(compare.command, tmp_path / "table", tmp_path / "of")
 
 
 def test_an_audit(tiny, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from diffusionsat import ConfigError, Metadata, RasterError
 from diffusionsat.errors import CheckpointError, DatasetError
 from diffusionsat.evaluation import quality, report, run
 from diffusionsat.evaluation.cases import every
+from diffusionsat.evaluation.elsewhere import Reading
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import cases, evaluate
 from diffusionsat.evaluation.units import on_threads
@@ -340,6 +342,30 @@ def test_what_is_asked_for_and_compared_with_share_no_record(wanted):
     assert not keys[0] & keys[1]
     assert keys[0] == keys[2] != keys[3]
     assert asked.digest == again.digest != other.digest
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_half_of_what_there_is_also_of_records_of_several_images(seed):
+    row = np.repeat(np.arange(5), 3)  # five records of three images
+    none = np.zeros(15, int)
+    images = SimpleNamespace(
+        colour=np.ones(15, bool), side=np.full(15, 64), shard=none, group=none, row=row, frame=none
+    )
+    asked, others = run.choose([SimpleNamespace(images=images)], n=None, size=64, seed=seed)
+    assert len(asked) == len(others) >= 6
+    assert not set(row[asked.picked[:, 1]]) & set(row[others.picked[:, 1]])
+
+
+@pytest.mark.parametrize("fit", ["central", "whole"])
+def test_answers_are_cut_as_the_true_images_are(tmp_path, fit):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = Reading((tmp_path / "a.png",), 32, fit, 8)(0)["pixels"]
+    if fit == "whole":
+        expected = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR)
+    else:
+        expected = pixels[4:36, 19:51]
+    assert np.array_equal(found[0], expected)
 
 
 def test_reports_side_by_side(wanted, good, tmp_path):

@@ -34,6 +34,7 @@ def command(reports: tuple[Path, ...], anyway: bool, markdown: bool) -> int:
     names = [path.resolve().name for path in reports]
     if len(set(names)) < len(names):
         names = [str(path) for path in reports]
+    names = [f"./{name}" if name in report.COMPARED else name for name in names]
     if len(set(names)) < len(names):
         raise ConfigError("One report is given twice. Give different ones.")
     told = {name: report.read(path) for name, path in zip(names, reports, strict=True)}

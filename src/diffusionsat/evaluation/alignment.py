@@ -5,12 +5,13 @@ the same with shuffled words, and with the real images, stand beside. Source: He
 factor and clamp, as torchmetrics has it.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusionsat.evaluation.clip import open_clip, open_tokenizer
+from diffusionsat.evaluation.clip import Clip, open_clip, open_tokenizer
 from diffusionsat.evaluation.controllability import cycle
 from diffusionsat.evaluation.evidence import Evidence, Seen
 from diffusionsat.evaluation.section import Section
@@ -23,17 +24,26 @@ def measure(evidence: Evidence) -> Section:
     if evidence.clip is None:
         return Section({})
     clip, tokenizer = open_clip(evidence.clip), open_tokenizer(evidence.clip)
-    model, processor = clip.model, clip.processor
-    prompts = [case.prompt for case in evidence.asked.cases]
-    words = _words(model, tokenizer, prompts)
-    others = torch.from_numpy(cycle(len(prompts), evidence.seed))
-    made, real = (_images(model, processor, seen, len(prompts)) for seen in (evidence.made, evidence.real))
-    own = 100 * (made * words).sum(1)
-    line = {"model": clip.name, "n": len(prompts), "alignment": float(own.mean())}
-    line["shuffled"] = float(100 * (made * words[others]).sum(1).mean())
-    line["real"] = float(100 * (real * words).sum(1).mean())
-    line["real_shuffled"] = float(100 * (real * words[others]).sum(1).mean())
-    return Section({"text alignment": [line]}, {"alignment": own.double().numpy()})
+    words = _words(clip.model, tokenizer, [case.prompt for case in evidence.asked.cases])
+    others = torch.from_numpy(cycle(len(words), evidence.seed))
+    line = {"model": clip.name, "n": len(words)}
+    own, line["shuffled"] = _cosines(clip, evidence.made, words, others)
+    line["alignment"] = float(own.mean())
+    real, line["real_shuffled"] = _cosines(clip, evidence.real, words, others)
+    line["real"] = float(real.mean())
+    return Section({"text alignment": [line]}, {"alignment": own.numpy()})
+
+
+def check(path: Path | None) -> None:
+    """Refuse what `measure` could not read, before images are made.
+
+    Raises:
+        CheckpointError: If there is no such model, or no tokenizer.
+        MissingExtraError: If transformers is not installed.
+    """
+    if path is not None:
+        open_clip(path)
+        open_tokenizer(path)
 
 
 @torch.inference_mode()
@@ -46,15 +56,19 @@ def _words(model: Any, tokenizer: Any, prompts: list[str]) -> Tensor:
 
 
 @torch.inference_mode()
-def _images(model: Any, processor: Any, seen: Seen, count: int) -> Tensor:
-    parts = []
-    for unit in range(-(-count // seen.size)):
-        pixels = seen.pixels(unit)
-        for start in range(0, len(pixels), BATCH):
-            given = processor(images=list(pixels[start : start + BATCH]), return_tensors="pt")
+def _cosines(clip: Clip, seen: Seen, words: Tensor, others: Tensor) -> tuple[Tensor, float]:
+    """100 times each image's cosine with its words, (N,), and the mean of those with another's."""
+    own, shuffled, model = [], [], clip.model
+    for unit in range(-(-len(words) // seen.size)):
+        pixels, start = seen.pixels(unit), unit * seen.size
+        for i in range(0, len(pixels), BATCH):
+            given = clip.processor(images=list(pixels[i : i + BATCH]), return_tensors="pt")
             looked = model.vision_model(pixel_values=given["pixel_values"]).pooler_output
-            parts.append(_unit(model.visual_projection(looked)))
-    return torch.cat(parts)
+            images = _unit(model.visual_projection(looked))
+            rows = slice(start + i, start + i + len(images))
+            own.append(100 * (images * words[rows]).sum(1).double())
+            shuffled.append(100 * (images * words[others[rows]]).sum(1).double())
+    return torch.cat(own), float(torch.cat(shuffled).mean())
 
 
 def _unit(x: Tensor) -> Tensor:

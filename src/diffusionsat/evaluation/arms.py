@@ -65,7 +65,8 @@ def moved(features: Tensor, before: Tensor) -> float:
     """How far images move, beside how far apart images of different cases are.
 
     Mean Euclidean distance of each image to the one of its case before, divided by that of the images before
-    to the next case's. 0: nothing changes; 1: as much as from case to case. Source: the project's definition.
+    to the next case's. From 0 (nothing changes) over 1 (as much as from case to case), no unit; neither end
+    is better by itself. Source: the project's definition.
 
     Args:
         features: Of the images, (N, D).

@@ -210,9 +210,16 @@ def choose(
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
     rank = dict(zip(names, order.tolist(), strict=True))
     ranked = sorted(range(len(all_rows)), key=lambda row: (rank[records[row]], row))
+
+    def parted(count: int) -> tuple[list[int], list[int]]:
+        asked = ranked[:count] if count > 0 else []
+        return asked, [row for row in ranked[count:] if not asked or records[row] != records[asked[-1]]]
+
     count = min(MOST, len(ranked) // 2) if n is None else n
-    asked = ranked[:count] if count > 0 else []
-    rest = [row for row in ranked[count:] if not asked or records[row] != records[asked[-1]]]
+    asked, rest = parted(count)
+    while n is None and count > 2 and len(rest) < count:  # a record of several images lies on the border
+        count -= 1
+        asked, rest = parted(count)
     if count < 2 or len(asked) < count or len(rest) < count:
         raise ConfigError(
             f"{count} images to ask for and as many others to compare with are wanted, at least 2; the data "

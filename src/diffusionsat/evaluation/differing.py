@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusionsat.errors import DatasetError
 from diffusionsat.evaluation.report import SCORES
 from diffusionsat.evaluation.section import Line, over_places
 from diffusionsat.metrics.bootstrap import sign_flip_p_value
@@ -62,13 +63,20 @@ def paired(folders: Mapping[str, Path]) -> list[Line]:
 
 
 def _columns(folder: Path) -> dict[str, np.ndarray]:
-    """The scores of a report, by column; none where only its ``report.json`` is there."""
+    """The scores of a report, by column; none where only its ``report.json`` is there.
+
+    Raises:
+        DatasetError: If they cannot be read.
+    """
     import pyarrow.parquet as parquet
 
     file = (folder if folder.is_dir() else folder.parent) / SCORES
     if not file.exists():
         return {}
-    table = parquet.read_table(file)
+    try:
+        table = parquet.read_table(file)
+    except (OSError, ValueError) as error:  # pyarrow's are of these
+        raise DatasetError(f"{file} cannot be read: {error}. Make the report again.") from None
     return {name: table[name].to_numpy() for name in table.column_names}
 
 

@@ -118,7 +118,11 @@ class Edit:
 
 
 def _layout(evidence: Evidence) -> Section:
-    """Correlation of small pictures without colour: with the image that was changed, and with another."""
+    """Correlation of small pictures without colour: with the image that was changed, and with another.
+
+    Pearson's over the pixels of grey thumbnails: sum(a b) of ones of mean 0 and length 1. -1 to 1, no unit;
+    higher is better beside that of another. Source: the project's definition.
+    """
     made, before = (seen.features(THUMBNAILS).double() for seen in (evidence.made, evidence.real))
     places = [case.place for case in evidence.asked.cases]
     other = before[cycle(len(before), evidence.seed)]

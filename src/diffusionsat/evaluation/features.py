@@ -336,5 +336,11 @@ def _scripted(file: Path) -> nn.Module:
 def _sha256(*files: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(sha256_of(file))
     return digest.hexdigest()
+
+
+def sha256_of(file: Path) -> bytes:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

@@ -1,6 +1,5 @@
 """The protocol of a report: what must be equal for two reports' figures to be compared."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusionsat.evaluation.cases import FITS, Cases
-from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network
+from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network, sha256_of
 from diffusionsat.evaluation.units import digest
 from diffusionsat.tasks.sampling import Settings
 
@@ -114,7 +113,10 @@ class EvaluateRequest:
 def unheeded(request: EvaluateRequest) -> list[str]:
     """Options that are given and mean nothing to the task."""
     said = {one.name for one in fields(request) if getattr(request, one.name) != one.default}
-    return sorted(said - _BY_ALL - _HEEDED[request.task])
+    fixed = (
+        {"split"} if request.task == FEATURES else set()
+    )  # it learns from train rows, is tried on test ones
+    return sorted(said - (_BY_ALL - fixed) - _HEEDED[request.task])
 
 
 def protocol(
@@ -174,4 +176,4 @@ def _weights(path: Path) -> dict[str, str]:
     """SHA-256 of a file of weights, or of those in a folder."""
     inside = sorted(f for f in path.glob("*") if f.suffix in (".safetensors", ".bin"))
     files = [path] if path.is_file() else inside
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {file.name: sha256_of(file).hex() for file in files}

@@ -20,6 +20,7 @@ from diffusionsat.metrics.catalogue import METRICS
 REPORT, READABLE, SCORES, CASES = "report.json", "report.md", "scores.parquet", "cases.geojsonl"
 FORMAT = "diffusionsat evaluation"
 FORMAT_VERSION = 1
+COMPARED = ("table", "of", "figure", "better")  # what a line of `compare` says beside the reports' figures
 
 
 def check(folder: Path, parts: str, *, overwrite: bool) -> set[str]:
@@ -149,6 +150,8 @@ def read(path: Path) -> dict[str, Any]:
         told = json.loads(file.read_text(encoding="utf-8"))
         if told["format"] != FORMAT or told["version"] != FORMAT_VERSION:
             raise ValueError(f"it is {told['format']} of version {told['version']}")
+        if not isinstance(told["protocol"]["hash"], str) or not isinstance(told["tables"], dict):
+            raise TypeError("its protocol or its tables are damaged")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{file} is no report that can be read: {error}. Make one with: diffusionsat evaluate."
@@ -160,7 +163,7 @@ def compare(reports: Mapping[str, Mapping[str, Any]], *, anyway: bool = False) -
     """The figures of reports side by side.
 
     Args:
-        reports: At least two, by their names.
+        reports: At least two, by their names, none of which is of `COMPARED`.
         anyway: Also those of different protocols.
 
     Returns:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
-from diffusionsat.evaluation import backbone, contest, figures, report, solving, telling
+from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError, RasterError
+from diffusionsat.evaluation import alignment, backbone, contest, figures, report, solving, telling
 from diffusionsat.evaluation.arms import Arm, Variation
 from diffusionsat.evaluation.cases import FITS, Cases, choose, every, open_sources
 from diffusionsat.evaluation.editing import Edit
@@ -30,7 +30,8 @@ from diffusionsat.evaluation.upscaling import Upscale
 from diffusionsat.evaluation.working import Scoring, Task, Work, load_model, made_by, model_of
 from diffusionsat.execution import Execute
 from diffusionsat.files import write_bytes
-from diffusionsat.tasks.sampling import Settings
+from diffusionsat.models.compact.classifier import SMALLEST
+from diffusionsat.tasks.sampling import Settings, check_seed
 
 TAUGHT = 2_000  # training images that linear probes learn from
 PARTS = "parts"  # folder of what is kept while the work goes on
@@ -38,6 +39,11 @@ SHOWN = 24
 _UNANSWERED = (
     "{} holds {} images; {} are asked for, 000000.png and so on. Give an image for each line of --cases, and "
     "the same -n, --size and --seed."
+)
+
+_AS_A_SET = (
+    "The images are not named 000000 and so on: they are judged as a set, and nothing is said of words, text "
+    "alignment, fields or places."
 )
 
 TASKS: dict[str, Task | Paired] = {
@@ -120,6 +126,8 @@ def _judge(
         settings = task.settings(sat, request, size)
     else:
         files, size = files_of(request)
+    _check_size(size)
+    alignment.check(request.clip)
     matched = files == () or matching(files)
     sources = open_sources(request.data, request.split)
     asked, others = choose(
@@ -153,6 +161,8 @@ def _judge(
     for name in request.vary:
         sections.append(_varied(work, name, request, task, evidence, [maker, said["hash"]], names))
     sections += beside
+    if not matched:
+        sections.append(Section({}, notes=[_AS_A_SET]))
     written = report.write(folder, said, maker, asked.cases, sections, matched=evidence.matched)
     shutil.rmtree(folder / PARTS)
     return written
@@ -200,6 +210,7 @@ def _contest(
 ) -> dict[str, Any]:
     """`evaluate` for a task whose every image answers to a true one."""
     size, files = request.size or SIZE, ()
+    _check_size(size)
     conditions = task.conditions(request, size)
     settings = None
     if request.model is not None:
@@ -226,6 +237,7 @@ def _probe(
 ) -> dict[str, Any]:
     """`evaluate` for the network as a backbone, beside the feature networks."""
     sources = tuple(Path(address) for address in request.data)
+    _check_size(request.size or SIZE)
     plan = backbone.Plan(
         sources=sources, n=request.n or backbone.MOST, size=request.size or SIZE, seed=request.seed
     )
@@ -257,7 +269,9 @@ def cases(request: EvaluateRequest) -> Cases:
     if isinstance(task, Paired):
         task.conditions(request, request.size or SIZE)
         return task.choose(open_sources(request.data, request.split), request, request.size or SIZE)
-    size = request.size or min(model_of(request).config.defaults.size)
+    size = request.size
+    if size is None:
+        size = files_of(request)[1] if request.model is None else min(model_of(request).config.defaults.size)
     return choose(
         open_sources(request.data, request.split), n=request.n, size=size, seed=request.seed, fit=request.fit
     )[0]
@@ -282,6 +296,8 @@ def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int
         RasterError: If a file exists or cannot be written.
     """
     asked, task = cases(request), TASKS[request.task]
+    if isinstance(task, Paired) and path.exists() and not path.is_dir():
+        raise RasterError(f"{path} is a file. Give a folder for the inputs of {request.task}.")
     content = "".join(json.dumps(case.feature(i)) + "\n" for i, case in enumerate(asked.cases)).encode()
     if not isinstance(task, Paired) or not isinstance(asked, Given):
         write_bytes(path, content, overwrite=overwrite)
@@ -295,6 +311,12 @@ def ask(request: EvaluateRequest, path: Path, *, overwrite: bool = False) -> int
             write_bytes(inside / f"given-{i}.json", said, overwrite=overwrite)
     write_bytes(path / report.CASES, content, overwrite=overwrite)
     return len(asked)
+
+
+def _check_size(size: int) -> None:
+    """Refuse images that feature networks do not take, before any is made."""
+    if size < SMALLEST or size % 2:
+        raise ConfigError(f"size is {size}. Give an even number of pixels, at least {SMALLEST}.")
 
 
 def _check(request: EvaluateRequest) -> None:
@@ -318,6 +340,9 @@ def _check(request: EvaluateRequest) -> None:
     for name, allowed in (("fit", FITS), ("direction", DIRECTIONS)):
         if getattr(request, name) not in allowed:
             raise ConfigError(f"{name} is {getattr(request, name)!r}. Give one of {', '.join(allowed)}.")
+    check_seed(request.seed)
+    if "sampling" in request.vary and request.most_steps < min(solving.STEPS):
+        raise ConfigError(f"most_steps is {request.most_steps}. Give at least {min(solving.STEPS)}.")
     if request.trained < 0:
         raise ConfigError(f"trained is {request.trained}. Give a number of images from 0.")
     if request.n is not None and request.n < 2:

@@ -190,7 +190,8 @@ def _apart(field: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _order(field: str, readings: Mapping[float, np.ndarray]) -> np.ndarray:
     """Of each case, 1 if what is read follows what is asked and 0 if it does not care, (N,).
 
-    Of months the mean cosine of the angle on the circle of the year between the two; else `spearman`.
+    Of months the mean cosine of the angle on the circle of the year between the two; else `spearman`. -1 to
+    1, higher is better, no unit. Source: the project's definition.
     """
     asked = np.array(list(readings))
     read = np.stack([x[:, -1] for x in readings.values()], 1)

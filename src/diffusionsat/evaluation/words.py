@@ -16,8 +16,9 @@ SHARES = (0.01, 0.1, 1.0)  # of the real images that a classifier learns from
 def measure(evidence: Evidence) -> Section:
     """The share of images whose class is read as asked, by every probe, beside real images and by chance.
 
-    Chance is the share of matches between what is read and another case's class: a model that makes good
-    images of any class scores no more. With a CLIP-like model text alignment is added; see `alignment`.
+    Shares of images, 0 to 1, higher is better. Chance is the share of matches between what is read and
+    another case's class: a model that makes good images of any class scores no more. With a CLIP-like model
+    text alignment is added; see `alignment`. Source: the project's definition.
     """
     lines: list[Line] = []
     scores: dict[str, np.ndarray] = {}

@@ -143,8 +143,9 @@ class Work:
     ) -> tuple[Kept, dict[str, Any]]:
         """The images that are judged, so many a unit, and what made them."""
         if settings is None:
-            identity = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-            reading = Reading(files, asked.size, unit)
+            stats = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+            identity = [stats, asked.size, asked.fit]
+            reading = Reading(files, asked.size, asked.fit, unit)
             read = self.complete(folder, identity, -(-len(files) // unit), reading)
             return read, {"images": str(request.images)}
         sat = model_of(request)

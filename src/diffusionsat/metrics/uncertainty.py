@@ -122,7 +122,8 @@ def rank_histogram(samples: Tensor, truth: Tensor, *, mask: Tensor | None = None
         mask: Which pixels count, boolean (B, 1, H, W).
 
     Returns:
-        Counts of the ranks 0 to M, (M + 1,), float64.
+        Counts of the ranks 0 to M, (M + 1,), float64, from 0; a level histogram is best: high ends mean too
+        little spread, a high middle too much.
 
     Raises:
         ConfigError: If the shapes do not fit, or the mask is none.
