@@ -299,7 +299,7 @@ def _on_probes(found: dict[str, Any]) -> str:
     said = []
     for source in found["protocol"]["sources"]:
         some = lines(found, "linear probes", labels=source, share="10%")
-        best = max((x for x in some if x["sigma"]), key=lambda x: value(x["read"]))
+        best = max((x for x in some if x["sigma"]), key=lambda x: x["read_held_out"])
         beside = [f"{x['features']} {value(x['read']):.0%}" for x in some if not x["sigma"]]
         own = f"{value(best['read']):.0%} ({best['features']}, noise {best['sigma']})"
         said.append(f"{source} {own}, {', '.join(beside)}")
@@ -391,13 +391,16 @@ def page(args: argparse.Namespace, parts: dict[str, dict[str, Any]]) -> str:
 
 
 def shown(title: str, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A table's lines for the page; of the probes the networks, and of each noise level the best block."""
+    """A table's lines for the page.
+
+    Of the probes the networks, and of each noise level the block that reads held-out training places best.
+    """
     if title != "linear probes":
         return [{k: v for k, v in line.items() if not k.startswith("rank ")} for line in table]
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in table:
         key = (line["labels"], line["share"], line["sigma"] or line["features"])
-        if key not in best or value(line["read"]) > value(best[key]["read"]):
+        if key not in best or line["read_held_out"] > best[key]["read_held_out"]:
             best[key] = line
     return list(best.values())
 

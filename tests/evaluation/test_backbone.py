@@ -28,6 +28,7 @@ def test_features_that_tell_are_read_and_others_by_chance(data, tmp_path, monkey
     lines = {(x["features"], x["share"]): x for x in section.tables["linear probes"]}
     assert lines["colours", "100%"]["read"]["value"] > 0.9
     assert lines["nothing", "100%"]["read"]["value"] < 0.4
+    assert lines["colours", "100%"]["read_held_out"] > 0.7 > lines["nothing", "100%"]["read_held_out"]
     assert lines["nothing", "100%"]["sigma"] == "1"
     few, all_of_them = (lines["colours", share]["n_labels"] for share in ("20%", "100%"))
     held_out = 60 - all_of_them
@@ -40,6 +41,8 @@ def test_features_that_tell_are_read_and_others_by_chance(data, tmp_path, monkey
         measure({"ab": telling}, Plan(sources=(data / "eurosat_rgb",), n=50), tmp_path)
     with pytest.raises(DatasetError, match="of another model or of other requests"):
         measure({"cd": telling}, plan, tmp_path)  # other weights under the same names
+    with pytest.raises(DatasetError, match="none lies in the held-out tenth"):
+        measure({"ab": telling}, Plan(sources=(data / "eurosat_rgb",), n=3), tmp_path / "few")
     with pytest.raises(DatasetError, match="without a label"):
         measure({"ab": telling}, Plan(sources=(data / "uc_merced",), n=60), tmp_path)
 

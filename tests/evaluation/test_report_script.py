@@ -46,3 +46,11 @@ def test_a_part_is_measured_once_and_stands_on_the_page(data, steered_folder, tm
     (tmp_path / "out/upscale/report.json").write_text(json.dumps(found))
     with pytest.raises(SystemExit, match="of another model"):
         call(monkeypatch, *words, "upscale")
+
+
+def test_the_block_that_stands_on_the_page_is_not_chosen_on_test_rows():
+    shown = runpy.run_path(str(SCRIPT), run_name="report")["shown"]
+    common = {"labels": "set", "share": "10%", "sigma": "1"}
+    lucky = common | {"features": "down.1", "read": {"value": 0.9}, "read_held_out": 0.3}
+    honest = common | {"features": "down.2", "read": {"value": 0.6}, "read_held_out": 0.7}
+    assert shown("linear probes", [lucky, honest, lucky]) == [honest]
