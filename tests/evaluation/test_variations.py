@@ -215,8 +215,8 @@ def test_a_model_is_varied_the_same_by_two_processes(request_of, tmp_path, monke
     steps = {(x["schedule"], x["solver"], x["steps"]): x for x in one["tables"]["steps"]}
     assert len(steps) == 2 * len(solving.SOLVERS) * 2
     assert steps["the model's", "heun", "2"]["evaluations"] == 3
-    assert steps["the model's", "heun", "2"]["excess"] == 0
-    assert {x["excess over"] for x in steps.values()} == {"2 steps"}
+    at_most = [x["excess"] for (*_, count), x in steps.items() if count == "2"]
+    assert min(at_most) == 0 < max(at_most)
     assert steps["the model's", "euler", "1"]["moved"] > 0
     assert (
         steps["karras", "euler", "2"]["frechet_distance"]

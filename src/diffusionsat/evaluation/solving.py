@@ -115,15 +115,14 @@ def measure(evidence: Evidence, made: Sequence[tuple[Arm, Seen]]) -> Section:
             steps.append(said)
         else:
             strengths.append(said | {"read": read_share(evidence, seen)} | _errors(evidence, seen))
+    best = _best(steps)
     for said in steps:
-        last = [x for x in steps if (x["schedule"], x["solver"]) == (said["schedule"], said["solver"])][-1]
-        said["excess"] = said["frechet_distance"] / last["frechet_distance"] - 1
-        said["excess over"] = f"{last['steps']} steps"
+        said["excess"] = said["frechet_distance"] / best["frechet_distance"] - 1
     floor = frechet_distance(moments_of(evidence.real.features(name)), moments)
     return Section(
         {"steps": _named(steps, "steps"), "guidance": _named(strengths, "strength")},
         files={"sampling.png": figures.sampling(steps, strengths, floor)},
-        notes=[_verdict(steps)],
+        notes=[_verdict(steps, reference.shape)],
     )
 
 
@@ -145,14 +144,23 @@ def _errors(evidence: Evidence, seen: Seen) -> Line:
     return found
 
 
-def _verdict(steps: Sequence[Line]) -> str:
-    """The cheapest setting that is as good as many steps."""
-    near = [x for x in steps if x["excess"] <= WITHIN and x["steps"] < max(s["steps"] for s in steps)]
+def _best(steps: Sequence[Line]) -> Line:
+    """The solver and schedule of the smallest distance at the most steps."""
+    most = max(line["steps"] for line in steps)
+    return min((x for x in steps if x["steps"] == most), key=lambda x: x["frechet_distance"])
+
+
+def _verdict(steps: Sequence[Line], shape: Sequence[int]) -> str:
+    """The cheapest setting that is as good as many steps; ``shape`` is that of the features."""
+    best = _best(steps)
+    near = [x for x in steps if x["excess"] <= WITHIN and x["steps"] < best["steps"]]
+    of = f"the distance of {best['solver']} with {best['steps']} steps, schedule: {best['schedule']}"
     if not near:
-        return f"No setting comes within {WITHIN:.0%} of the distance at the most steps."
-    best = min(near, key=lambda x: (x["evaluations"], x["frechet_distance"]))
+        return f"No setting comes within {WITHIN:.0%} of {of}."
+    found = min(near, key=lambda x: (x["evaluations"], x["frechet_distance"]))
+    few = " Of so few images it is a hint." if shape[0] < shape[1] else ""
     return (
-        f"The cheapest setting within {WITHIN:.0%} of its distance at the most steps: {best['solver']} with "
-        f"{best['steps']} steps, schedule: {best['schedule']}, which is {best['evaluations']} evaluations. "
-        "Where guidance acts, each is two passes of the network, or three."
+        f"The cheapest setting within {WITHIN:.0%} of {of}, the best of the most steps: {found['solver']} "
+        f"with {found['steps']}, schedule: {found['schedule']}, which is {found['evaluations']} evaluations. "
+        f"Where guidance acts, each is two passes of the network, or three.{few}"
     )
