@@ -132,6 +132,7 @@ def test_images_that_answer_no_cases_are_told_to_be_a_set(folder, tmp_path, caps
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert not told["matched"]
     assert any("judged as a set" in note for note in told["notes"])
+    assert any("No training images of set were looked at" in note for note in told["notes"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from diffusionsat.evaluation.cases import Case, Cases
@@ -73,13 +74,17 @@ def moved(features: Tensor, before: Tensor) -> float:
         before: Of those that they are compared with, (N, D), in the same order.
     """
     check_features(features, before)
-    apart = _distance(before.roll(1, 0), before)
-    return _distance(features, before) / apart if apart else 0.0
+    apart = _distance(before, before, -1)
+    return _distance(features, before, 0) / apart if apart else 0.0
 
 
-def _distance(features: Tensor, others: Tensor) -> float:
-    pairs = zip(features.split(ROWS), others.split(ROWS), strict=True)
-    return sum(float((a.double() - b.double()).norm(dim=1).sum()) for a, b in pairs)
+def _distance(features: Tensor, others: Tensor, after: int) -> float:
+    """The sum of the distances of each row to the one that stands so many rows after it."""
+    total = 0.0
+    for rows in torch.arange(len(features)).split(ROWS):
+        a, b = features[rows].double(), others[(rows + after) % len(others)].double()
+        total += float((a - b).norm(dim=1).sum())
+    return total
 
 
 class Variation(Protocol):

@@ -136,7 +136,7 @@ def _judge(
     if files and len(files) != len(asked):
         raise DatasetError(_UNANSWERED.format(request.images, len(files), len(asked)))
     asked = task.asks(asked, request)
-    trained, taught = _trained(request, size)
+    trained, taught, lacking = _trained(request, size)
     networks = [network_of(name) for name in names]
     said = protocol(request, asked, others, networks, settings, (trained, taught), task.conditions(request))
     report.prepare(folder, PARTS, overwrite=overwrite)
@@ -160,9 +160,7 @@ def _judge(
     sections = [*task.sections(evidence), _sheets(evidence, request.task == EDIT)]
     for name in request.vary:
         sections.append(_varied(work, name, request, task, evidence, [maker, said["hash"]], names))
-    sections += beside
-    if not matched:
-        sections.append(Section({}, notes=[_AS_A_SET]))
+    sections += [*beside, Section({}, notes=[*lacking, *([] if matched else [_AS_A_SET])])]
     written = report.write(folder, said, maker, asked.cases, sections, matched=evidence.matched)
     shutil.rmtree(folder / PARTS)
     return written
@@ -378,17 +376,19 @@ def _networks(request: EvaluateRequest) -> tuple[list[str], Probes | None]:
     return names, reader
 
 
-def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases | None]:
-    """Training images to look for copies in, and those that probes learn from."""
+def _trained(request: EvaluateRequest, size: int) -> tuple[Cases | None, Cases | None, list[str]]:
+    """Training images to look for copies in, those that probes learn from, and notes of sets without any."""
     folders = [address for address in request.data if not address.endswith(".parquet")]
     if request.split == "train" or not folders:
-        return None, None
-    try:
-        sources = open_sources(folders, "train")
-    except DatasetError:
-        return None, None
+        return None, None, []
+    sources, notes = [], []
+    for folder in folders:
+        try:
+            sources += open_sources([folder], "train")
+        except DatasetError as error:
+            notes.append(f"No training images of {Path(folder).name} were looked at: {error}")
     common: dict[str, Any] = {"size": size, "seed": request.seed, "fit": request.fit}
-    return every(sources, most=request.trained, **common), every(sources, most=TAUGHT, **common)
+    return every(sources, most=request.trained, **common), every(sources, most=TAUGHT, **common), notes
 
 
 def _taught(work: Work, taught: Cases | None, names: Sequence[str]) -> list[Probes]:
