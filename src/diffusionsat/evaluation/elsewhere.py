@@ -82,7 +82,7 @@ def files_of(request: EvaluateRequest) -> tuple[tuple[Path, ...], int]:
 def _read(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as image:
-            if image.mode in ("LA", "PA", "RGBA") and image.getchannel("A").getextrema()[0] < 255:
+            if image.mode in ("LA", "PA", "RGBA") and np.asarray(image.getchannel("A")).min() < 255:
                 raise ValueError("parts of it are transparent")
             if image.mode not in (*_MODES, "LA", "PA", "RGBA"):
                 raise ValueError(f"it has the mode {image.mode}, not 8 bits a colour")
