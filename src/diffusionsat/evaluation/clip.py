@@ -44,13 +44,11 @@ class Clip:
         name: What a report calls it.
         model: A ``CLIPModel`` of transformers, in evaluation mode.
         processor: Its ``CLIPImageProcessor``.
-        files: Of its weights.
     """
 
     name: str
     model: Any
     processor: Any
-    files: tuple[Path, ...]
 
 
 def open_clip(path: Path) -> Clip:
@@ -71,7 +69,7 @@ def open_clip(path: Path) -> Clip:
         side = model.config.vision_config.image_size
         square = {"height": side, "width": side}
         processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=square)
-        return Clip(path.stem, model, processor, (path,))
+        return Clip(path.stem, model, processor)
     try:
         local: dict[str, Any] = {"local_files_only": True}
         model = CLIPModel.from_pretrained(path, **local).eval()
@@ -80,8 +78,14 @@ def open_clip(path: Path) -> Clip:
         raise CheckpointError(
             f"{path} holds no CLIP model as transformers writes it: {str(error).splitlines()[0]}"
         ) from None
-    weights = sorted(file for file in path.glob("*") if file.suffix in (".safetensors", ".bin"))
-    return Clip(path.resolve().name, model, processor, tuple(weights))
+    return Clip(path.resolve().name, model, processor)
+
+
+def weights_of(path: Path) -> list[Path]:
+    """The files of weights in a folder; a file is its own."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.glob("*") if file.suffix in (".safetensors", ".bin"))
 
 
 def open_tokenizer(path: Path) -> Any:

@@ -22,7 +22,7 @@ from diffusionsat.checkpoints.shipped import weights_folder
 from diffusionsat.checkpoints.tensors import load_strictly, read_tensors
 from diffusionsat.config import parse
 from diffusionsat.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError
-from diffusionsat.evaluation.clip import open_clip
+from diffusionsat.evaluation.clip import open_clip, weights_of
 from diffusionsat.evaluation.probes import Probes
 from diffusionsat.models.compact.classifier import SMALLEST, CompactClassifier
 
@@ -288,10 +288,9 @@ def _of_transformers(folder: Path) -> FeatureNetwork:
         raise CheckpointError(f"{folder} holds no vision model as transformers writes it: {error}") from None
     project = getattr(model, "visual_projection", nn.Identity())
     looking = getattr(model, "vision_model", model)
-    weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".bin"))
     return FeatureNetwork(
         folder.resolve().name,
-        _sha256(beside, *weights),
+        _sha256(beside, *weights_of(folder)),
         wanted,
         lambda image: project(looking(pixel_values=image).pooler_output),
     )
@@ -311,7 +310,7 @@ def _of_clip(file: Path) -> FeatureNetwork:
     def network(image: Tensor) -> Tensor:
         return project(looking(pixel_values=image).pooler_output)
 
-    return FeatureNetwork(clip.name, _sha256(*clip.files), wanted, network)
+    return FeatureNetwork(clip.name, _sha256(file), wanted, network)
 
 
 @functools.lru_cache(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusionsat.evaluation.cases import FITS, Cases
+from diffusionsat.evaluation.clip import weights_of
 from diffusionsat.evaluation.features import FeatureNetwork, perceptual_network, sha256_of
 from diffusionsat.evaluation.units import digest
 from diffusionsat.tasks.sampling import Settings
@@ -15,6 +16,7 @@ METRICS_VERSION = 2  # to be raised when the same images would get other figures
 
 EDIT, FEATURES = "edit", "features"  # tasks that measure models alone
 _SAMPLED = {"steps", "solver", "guidance", "metadata_guidance", "negative", "strict", "schedule", "fit"}
+_SAMPLED |= {"split"}  # features learn from train rows and are tried on test rows
 _ANSWERED = _SAMPLED | {"images", "control", "samples", "lpips"}
 _HEEDED: dict[str, set[str]] = {  # fields of a request that mean something to a task
     "generate": _SAMPLED | {"images", "trained", "clip", "vary", "most_steps"},
@@ -25,7 +27,7 @@ _HEEDED: dict[str, set[str]] = {  # fields of a request that mean something to a
     EDIT: _SAMPLED | {"strength"},
     FEATURES: set(),
 }
-_BY_ALL = {"task", "data", "model", "device", "precision", "split", "n", "size", "seed"}
+_BY_ALL = {"task", "data", "model", "device", "precision", "n", "size", "seed"}
 _BY_ALL |= {"features", "classifier"}
 
 
@@ -113,10 +115,7 @@ class EvaluateRequest:
 def unheeded(request: EvaluateRequest) -> list[str]:
     """Options that are given and mean nothing to the task."""
     said = {one.name for one in fields(request) if getattr(request, one.name) != one.default}
-    fixed = (
-        {"split"} if request.task == FEATURES else set()
-    )  # it learns from train rows, is tried on test ones
-    return sorted(said - (_BY_ALL - fixed) - _HEEDED[request.task])
+    return sorted(said - _BY_ALL - _HEEDED[request.task])
 
 
 def protocol(
@@ -174,6 +173,4 @@ def versions() -> dict[str, Any]:
 
 def _weights(path: Path) -> dict[str, str]:
     """SHA-256 of a file of weights, or of those in a folder."""
-    inside = sorted(f for f in path.glob("*") if f.suffix in (".safetensors", ".bin"))
-    files = [path] if path.is_file() else inside
-    return {file.name: sha256_of(file).hex() for file in files}
+    return {file.name: sha256_of(file).hex() for file in weights_of(path)}
