@@ -215,6 +215,14 @@ def test_a_source_without_colours_is_refused_as_such(tmp_path):
         mixture(tmp_path, "bands")
 
 
+def test_images_of_the_same_coordinates_show_one_ground(tmp_path):
+    places = [(1.5, 2.5), (3.5, 2.5), (1.5, 2.5), (None, None), (None, None), (3.5, 2.5)]
+    records = [image(f"k{i}", "g", lon=lon, lat=lat) for i, (lon, lat) in enumerate(places)]
+    assert Source(write(tmp_path / "singles", records)).images.ground.tolist() == [0, 1, 0, 2, 3, 1]
+    frames = Source(write(tmp_path / "frames", [sequence("a", "f"), sequence("b", "f")])).images
+    assert frames.ground.tolist() == [0] * len(frames.row)
+
+
 def test_what_shows_one_place_is_held_out_together(tmp_path):
     records = []
     for i in range(60):

@@ -152,13 +152,15 @@ def test_the_truth_sharpened_agrees_with_its_measurement(asking, tmp_path):
     assert model["mse"]["value"] == 0
     assert model["improvement"]["value"] > 0.8
     assert model["hallucination"]["value"] < 0.1
-    assert not told["notes"]
+    (note,) = told["notes"]
+    assert note.startswith(f"{PLACES * len(DATES)} images of model are the true ones to the last bit, whole:")
     shown = json.loads((tmp_path / "report/report.json").read_text())
     assert line(shown, "pairs", set="model")["psnr"] is None  # infinite
 
 
 def test_a_predictor_that_copies_the_nearest_date_is_the_copy(asking, tmp_path):
     told = judge(replace(asking, task="predict"), lambda trial: trial.shown, tmp_path)
+    asked = run.cases(replace(asking, task="predict"))
     copy = "copy of the nearest date"
     for frames in ("1", "2"):
         for part in ("whole", "changed"):
@@ -170,6 +172,15 @@ def test_a_predictor_that_copies_the_nearest_date_is_the_copy(asking, tmp_path):
             gains = [row for row in told["tables"]["against baselines"] if said.items() <= row.items()]
             assert gains
             assert all(row["psnr_gain"] == {"value": 0, "low": 0, "high": 0} for row in gains)
+    plain = [line(told, "pairs", set="mean colour", part="whole", frames=n) for n in ("1", "2")]
+    trials = [TASKS["predict"].trial(replace(asking, task="predict"), asked, row) for row in range(len(asked))]
+    for count, found in zip((1, 2), plain, strict=True):
+        errors = [
+            ((t.truth / 255.0 - np.mean([x for x, _ in t.given], (0, 1, 2)) / 255) ** 2).mean()
+            for t in trials
+            if len(t.given) == count
+        ]
+        assert found["mse"]["value"] == pytest.approx(np.mean(errors), rel=0.01)  # of whole numbers
     whole, changed = (line(told, "pairs", set=copy, part=p, frames="1") for p in ("whole", "changed"))
     assert changed["psnr"]["high"] < whole["psnr"]["low"] - 3
     assert line(told, "more frames", part="changed")["psnr_gain"]["value"] == 0

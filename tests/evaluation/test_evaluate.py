@@ -45,6 +45,11 @@ class Colours(torch.nn.Module):
         quarters = torch.nn.functional.adaptive_avg_pool2d(image, 2).flatten(1)
         return torch.cat([mean, mean * mean, quarters], 1)
 
+    @torch.jit.export
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Of red alone."""
+        return -((features[:, :1] * 255 - torch.tensor([40.0, 100.0, 160.0])) ** 2) / 50
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_shipped_classifier():
@@ -130,6 +135,8 @@ def test_honest_images_are_as_good_as_real_ones(wanted, good):
     assert made["frechet_distance"] < 3 * real["frechet_distance"] + 1e-3
     assert made["kernel_distance"]["low"] < 0.01
     assert made["coverage"] > 0.8
+    assert 2.3 < min(made["inception_score"], real["inception_score"]) < 3  # of three classes, in eights
+    assert made["inception_score"] == pytest.approx(real["inception_score"], rel=0.05)
     colours = line(told, "colours")
     assert all(
         colours[name]["low"] <= 0.5 and colours[name]["high"] >= -0.5 for name in ("red", "green", "blue")
@@ -154,7 +161,10 @@ def test_honest_images_are_as_good_as_real_ones(wanted, good):
     assert not any("hardly" in note or "copies" in note or "more" in note for note in told["notes"])
     assert any(note.startswith("Nothing is said of month, year, cloud cover") for note in told["notes"])
     assert all(row["answer"] == "right" for row in told["tables"]["self-check"])
-    assert line(told, "usefulness", real="100%")["by_generated"] == 1
+    checked = line(told, "self-check", figure="inception_score")
+    assert (checked["real"], checked["spoiled"]) == (pytest.approx(real["inception_score"]), 1)
+    taught = line(told, "usefulness", real="100%")["by_generated"]
+    assert taught == {"value": 1, "low": 1, "high": 1}
     scores = parquet.read_table(folder / "scores.parquet")
     assert scores.num_rows == N
     assert scores["key"].to_pylist() == [case.key for case in wanted[1]]
@@ -331,29 +341,28 @@ def test_what_cannot_be(large, tmp_path):
             evaluate(replace(large, **change), tmp_path / "report")
 
 
-def test_what_is_asked_for_and_compared_with_share_no_record(wanted):
+def test_what_is_asked_for_and_compared_with_share_no_ground(wanted):
     request, _ = wanted
     sources = run.open_sources(request.data, "test")
     asked, others = run.choose(sources, n=N, size=SIDE, seed=0)
     again, _ = run.choose(sources, n=N, size=SIDE, seed=0)
     other, _ = run.choose(sources, n=N, size=SIDE, seed=1)
     keys = [{case.key for case in chosen.cases} for chosen in (asked, others, again, other)]
+    grounds = [{(c.metadata.lon, c.metadata.lat) for c in chosen.cases} for chosen in (asked, others)]
     assert len(keys[0]) == len(keys[1]) == N
     assert not keys[0] & keys[1]
+    assert not grounds[0] & grounds[1]
     assert keys[0] == keys[2] != keys[3]
     assert asked.digest == again.digest != other.digest
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_half_of_what_there_is_also_of_records_of_several_images(seed):
-    row = np.repeat(np.arange(5), 3)  # five records of three images
-    none = np.zeros(15, int)
-    images = SimpleNamespace(
-        colour=np.ones(15, bool), side=np.full(15, 64), shard=none, group=none, row=row, frame=none
-    )
+def test_half_of_what_there_is_also_where_a_ground_has_several_images(seed):
+    ground = np.repeat(np.arange(5), 3)
+    images = SimpleNamespace(colour=np.ones(15, bool), side=np.full(15, 64), ground=ground)
     asked, others = run.choose([SimpleNamespace(images=images)], n=None, size=64, seed=seed)
     assert len(asked) == len(others) >= 6
-    assert not set(row[asked.picked[:, 1]]) & set(row[others.picked[:, 1]])
+    assert not set(ground[asked.picked[:, 1]]) & set(ground[others.picked[:, 1]])
 
 
 @pytest.mark.parametrize("fit", ["central", "whole"])

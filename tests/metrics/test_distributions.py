@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg
+from scipy.stats import entropy
 
 from diffusionsat import ConfigError
 from diffusionsat.metrics.distributions import (
@@ -9,6 +10,7 @@ from diffusionsat.metrics.distributions import (
     cmmd,
     frechet_distance,
     frechet_infinity,
+    inception_score,
     kernel_distance,
     polynomial_mmd,
 )
@@ -165,6 +167,21 @@ def test_cmmd_by_hand_and_by_scikit_learn():
     assert cmmd(x, x) == pytest.approx(0, abs=1e-12)
 
 
+def test_inception_score_by_hand_and_by_scipy():
+    sure = 100 * torch.eye(4)
+    assert inception_score(sure.repeat(6, 1), parts=3) == pytest.approx(4)  # all classes alike, each sure
+    assert inception_score(sure[:1].repeat(24, 1)) == pytest.approx(1)  # one class
+    assert inception_score(torch.zeros(24, 4)) == pytest.approx(1)  # no idea
+    # Half the images are of a class, half of one of two: p(y) is 3/4, 1/4.
+    half = torch.tensor([[100.0, 0.0], [0.0, 0.0]]).repeat(5, 1)
+    wanted = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) - 0.5 * np.log(2))
+    assert inception_score(half, parts=1) == pytest.approx(wanted)
+    logits = 2 * normal(200, 7)
+    p = logits.softmax(1).numpy()
+    shares = [np.exp(entropy(p[i::10].mean(0)) - entropy(p[i::10], axis=1).mean()) for i in range(10)]
+    assert inception_score(logits) == pytest.approx(np.mean(shares))
+
+
 def test_blocks_do_not_change_cmmd(monkeypatch):
     x, y = normal(50, 3), normal(41, 3)
     whole = cmmd(x, y, sigma=1)
@@ -184,6 +201,7 @@ def test_blocks_do_not_change_cmmd(monkeypatch):
         (lambda: frechet_infinity(torch.zeros(9, 2), Moments.of(torch.ones(9, 2))), "from 0 to 9 rows"),
         (lambda: kernel_distance(torch.zeros(19, 2), torch.zeros(30, 2)), "19 rows"),
         (lambda: kernel_distance(torch.zeros(30, 2), torch.zeros(30, 3)), r"widths \[2, 3\]"),
+        (lambda: inception_score(torch.zeros(19, 3)), "19 rows"),
         (lambda: cmmd(torch.zeros(2, 2), torch.zeros(2, 2), sigma=0), "sigma is 0"),
     ],
 )

@@ -27,17 +27,16 @@ class Series:
             raise DatasetError(
                 f"{source.address} holds sequences already. Leave {self.name} out of data.frames.series."
             )
-        rows = [source.record(image) for image in range(len(held.frame))]
-        places: dict[tuple[float | None, float | None, int], list[int]] = {}
-        for image, row in enumerate(rows):
-            lon, lat = row.frames[0].metadata.lon, row.frames[0].metadata.lat
-            alone = image if lon is None or lat is None else -1
-            places.setdefault((lon, lat, alone), []).append(image)
-        self.records = [_together([rows[image] for image in several]) for several in places.values()]
-        order = np.array([image for several in places.values() for image in several])
-        counts = np.array([len(several) for several in places.values()])
+        rows = [source.record(image) for image in range(len(held.ground))]
+        order = np.argsort(held.ground, kind="stable")
+        counts = np.bincount(held.ground)
+        ends = np.cumsum(counts)
+        self.records = [
+            _together([rows[image] for image in order[end - count : end]])
+            for end, count in zip(ends, counts, strict=True)
+        ]
         record = np.repeat(np.arange(len(counts)), counts)
-        frame = np.arange(len(order)) - (np.cumsum(counts) - counts)[record]
+        frame = np.arange(len(order)) - (ends - counts)[record]
         kept = {field.name: getattr(held, field.name)[order] for field in fields(Images)}
         self.images = Images(**kept | {"row": record, "frame": frame, "frames": counts[record]})
 

@@ -119,6 +119,8 @@ class Images:
         role: Its part in the record.
         colour: Whether it can be shown in red, green and blue.
         held_out: Whether it is never trained on.
+        ground: Number of the ground that its record shows, in the order of the first image of each; the same
+            coordinates are the same ground, and a record without any has its own.
     """
 
     shard: np.ndarray
@@ -130,6 +132,7 @@ class Images:
     role: np.ndarray
     colour: np.ndarray
     held_out: np.ndarray
+    ground: np.ndarray
 
 
 class Source:
@@ -218,6 +221,7 @@ class Source:
             "shard": [number[entry["shard"]] for entry in entries],
             "side": [min(entry["width"], entry["height"]) for entry in entries],
             "held_out": [held_out(self.name, e["place"], e["lon"], e["lat"]) for e in _first_frames(entries)],
+            "ground": _grounds(entries),
         }
         for name in ("group", "row", "frame", "frames", "role", "colour"):
             columns[name] = [entry[name] for entry in entries]
@@ -268,6 +272,17 @@ def _first_frames(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if entry["frame"] == 0:
             first = entry
         yield first
+
+
+def _grounds(entries: list[dict[str, Any]]) -> list[int]:
+    """The number of the ground of every entry's record; one without coordinates has its own."""
+    numbers: dict[Any, int] = {}
+    found = []
+    for first in _first_frames(entries):
+        known = first["lon"] is not None and first["lat"] is not None
+        ground = (first["lon"], first["lat"]) if known else (first["shard"], first["group"], first["row"])
+        found.append(numbers.setdefault(ground, len(numbers)))
+    return found
 
 
 def _index(content: bytes, address: str) -> dict[str, Any]:

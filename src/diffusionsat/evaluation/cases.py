@@ -186,7 +186,7 @@ class Cases:
 def choose(
     sources: Sequence[Source], *, n: int | None, size: int, seed: int, fit: str = "central"
 ) -> tuple[Cases, Cases]:
-    """Cases to ask for, and as many others to compare with; no record is in both.
+    """Cases to ask for, and as many others to compare with; no ground is in both.
 
     Args:
         sources: Data sets; images that are smaller than ``size`` or have no colours are left out.
@@ -199,35 +199,25 @@ def choose(
         ConfigError: If there are not so many.
         DatasetError: If one cannot be read.
     """
-    usable = [np.flatnonzero(s.images.colour & (s.images.side >= size)) for s in sources]
-    all_rows = [(which, int(image)) for which, images in enumerate(usable) for image in images]
-    records = [
-        (which, int(i.shard[image]), int(i.group[image]), int(i.row[image]))
-        for which, image in all_rows
-        for i in (sources[which].images,)
-    ]
-    names = sorted(set(records))
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(names))
-    rank = dict(zip(names, order.tolist(), strict=True))
-    ranked = sorted(range(len(all_rows)), key=lambda row: (rank[records[row]], row))
-
-    def parted(count: int) -> tuple[list[int], list[int]]:
-        asked = ranked[:count] if count > 0 else []
-        return asked, [row for row in ranked[count:] if not asked or records[row] != records[asked[-1]]]
-
-    count = min(MOST, len(ranked) // 2) if n is None else n
-    asked, rest = parted(count)
-    while n is None and count > 2 and len(rest) < count:  # a record of several images lies on the border
-        count -= 1
-        asked, rest = parted(count)
-    if count < 2 or len(asked) < count or len(rest) < count:
+    grounds: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for which, source in enumerate(sources):
+        there = source.images
+        for image in np.flatnonzero(there.colour & (there.side >= size)).tolist():
+            grounds.setdefault((which, int(there.ground[image])), []).append((which, image))
+    drawn = list(grounds.values())
+    halves: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
+    for ground in np.random.Generator(np.random.Philox(seed)).permutation(len(drawn)):
+        min(halves, key=len).extend(drawn[ground])
+    most = min(map(len, halves))
+    count = min(MOST, most) if n is None else n
+    if not 2 <= count <= most:
         raise ConfigError(
-            f"{count} images to ask for and as many others to compare with are wanted, at least 2; the data "
-            f"have {len(ranked)} of {size} px and more. Give another -n or --size, or more --data."
+            f"{count} images to ask for and as many others to compare with are wanted, at least 2; of the "
+            f"data's {sum(map(len, halves))} of {size} px and more, of {len(drawn)} places, {most} can be. "
+            "Give another -n or --size, or more --data."
         )
     return tuple(  # pyright: ignore[reportReturnType], two of them
-        Cases(sources, np.array([all_rows[row] for row in sorted(rows)]), size, fit)
-        for rows in (asked, rest[:count])
+        Cases(sources, np.array(sorted(half[:count])), size, fit) for half in halves
     )
 
 

@@ -81,6 +81,13 @@ def measure(
             notes.append(
                 f"What was made disagrees with its measurement by {said}: colours or light are wrong."
             )
+    notes += [
+        f"{np.isinf(values).sum()} images of {kind} are the true ones to the last bit, {part}: their PSNR is "
+        "infinite, and so is a mean with it, which report.json leaves empty; psnr_pooled is not."
+        for kind in task.sets(request)
+        for part in task.parts
+        if np.isinf(values := columns[name_of(kind, part, "psnr")]).any()
+    ]
     drawn = {"ranks.png": figures.ranks(tables["samples"])} if "samples" in tables else {}
     world = _geography(task, columns, asked, request.seed)
     kept = {key: value for key, value in columns.items() if value.dtype.kind == "f" and value.ndim == 1}

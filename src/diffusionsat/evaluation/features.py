@@ -70,6 +70,7 @@ class FeatureNetwork:
         network: Images (B, 3, H, W) to features (B, D), in evaluation mode.
         maps: Images (B, 3, H, W) to feature maps of several depths, each (B, c, h, w), for the distance of
             an image to the true one; None takes the features.
+        classify: Features (B, D) to logits of classes (B, K), for the inception score; None if it has none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class FeatureNetwork:
     input: Input
     network: Callable[[Tensor], Tensor]
     maps: Callable[[Tensor], Sequence[Tensor]] | None = None
+    classify: Callable[[Tensor], Tensor] | None = None
 
     def layers(self, image: Tensor) -> Sequence[Tensor]:
         """Feature maps of images, float (B, 3, H, W) from 0 to 1, as `pairs.feature_distance` wants them."""
@@ -220,6 +222,7 @@ def _efficientnet_lite0() -> FeatureNetwork:
         Input(size=224),
         lambda image: network.extract_features(image).mean((2, 3)),
         maps,
+        network._fc,
     )
 
 
@@ -235,7 +238,8 @@ def feature_network(name_or_path: str | Path) -> FeatureNetwork:
     A folder is a classifier's, or holds a model of transformers such as CLIP or DINOv2. A file alone is of
     weights as OpenCLIP writes them, such as RemoteCLIP's, and gives what it shares with words. Beside a
     TorchScript file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
-    wrong normalisation would spoil every figure and show in none. The file is a program: use your own only.
+    wrong normalisation would spoil every figure and show in none. If the program has a method ``classify``, of
+    features to logits, it gives the inception score. The file is a program: use your own only.
 
     Args:
         name_or_path: One of `NETWORKS`, the file's path, or the folder, by whose name the network is called.
@@ -265,7 +269,8 @@ def feature_network(name_or_path: str | Path) -> FeatureNetwork:
         network = _scripted(file)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} or {beside.name} beside it cannot be read: {error}") from None
-    return FeatureNetwork(file.stem, _sha256(file, beside), wanted, network)
+    classify = getattr(network, "classify", None)
+    return FeatureNetwork(file.stem, _sha256(file, beside), wanted, network, classify=classify)
 
 
 def _of_transformers(folder: Path) -> FeatureNetwork:

@@ -16,6 +16,7 @@ from diffusionsat.evaluation.trials import (
     choose,
     framed,
     mean_of,
+    plain,
     sampled,
     sequences,
 )
@@ -23,7 +24,7 @@ from diffusionsat.metadata import Metadata
 from diffusionsat.tasks.predict import PredictRequest
 
 COPY, MEAN = "copy of the nearest date", "mean of what is given"
-SEASON = "copy of the nearest season"
+SEASON, COLOUR = "copy of the nearest season", "mean colour"
 CHANGED = "changed"
 _CHANGE = 0.1  # of the display range, in the mean of the three colours
 
@@ -32,7 +33,7 @@ class Predict(Paired):
     """See `Paired`."""
 
     verb = "nearest date given, the same copied, predicted, true"
-    baselines = (COPY, MEAN, SEASON)
+    baselines = (COPY, MEAN, SEASON, COLOUR)
     parts = (WHOLE, CHANGED)
     by = ("frames",)
 
@@ -64,7 +65,8 @@ class Predict(Paired):
         """The dates nearest to the image's."""
         (case,), (truth,) = asked.part(range(row, row + 1)), asked.pixels(range(row, row + 1))
         frames = asked.frames(row)
-        nearest = frames[0][0]
+        given = [pixels for pixels, _ in frames]
+        nearest = given[0]
         return Trial(
             truth=truth,
             request=PredictRequest(
@@ -75,8 +77,9 @@ class Predict(Paired):
             ),
             baselines={
                 COPY: nearest,
-                MEAN: mean_of([pixels for pixels, _ in frames]),
+                MEAN: mean_of(given),
                 SEASON: min(frames, key=lambda frame: _seasons_apart(frame[1], case.metadata))[0],
+                COLOUR: plain(np.mean(given, (0, 1, 2)), asked.size),
             },
             parts={CHANGED: np.abs(truth.astype(float) - nearest).mean(2) > 255 * _CHANGE},
             given=frames,

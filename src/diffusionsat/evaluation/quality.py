@@ -13,6 +13,7 @@ from torch import Tensor
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation import figures
 from diffusionsat.evaluation.evidence import Evidence
+from diffusionsat.evaluation.features import FeatureNetwork
 from diffusionsat.evaluation.section import Line, Section, over_places
 from diffusionsat.metrics.catalogue import METRICS
 from diffusionsat.metrics.coverage import manifold_scores
@@ -23,6 +24,7 @@ from diffusionsat.metrics.distributions import (
     cmmd,
     frechet_distance,
     frechet_infinity,
+    inception_score,
     kernel_distance,
 )
 from diffusionsat.metrics.neighbours import nearest
@@ -45,7 +47,7 @@ def measure(evidence: Evidence) -> Section:
         curves = {}
         for kind, features in zip(SETS, (made, real), strict=True):
             line, curves[kind] = distances(name, features, reference, evidence.seed)
-            lines.append({"features": name, "set": kind, **line})
+            lines.append({"features": name, "set": kind, **line, **class_score(network, features)})
         if any(curve is not None for curve in curves.values()):
             files[f"frechet-{name}.png"] = figures.extrapolation(name, curves)
         if reference.shape[1] >= len(reference):
@@ -53,7 +55,7 @@ def measure(evidence: Evidence) -> Section:
                 f"{name} has {reference.shape[1]} features and the sets {len(reference)} images: the "
                 "covariance is singular, and Fréchet distances mean something only beside their floor."
             )
-        checked = self_check(name, real, reference, evidence.seed)
+        checked = self_check(network, real, reference, evidence.seed)
         checks += checked
         notes += [
             f"{line['figure']} on {name} does not get worse when the images do: do not trust it."
@@ -70,20 +72,22 @@ def measure(evidence: Evidence) -> Section:
     return Section(tables, scores, files, notes)
 
 
-def self_check(network: str, real: Tensor, reference: Tensor, seed: int) -> list[Line]:
+def self_check(network: FeatureNetwork, real: Tensor, reference: Tensor, seed: int) -> list[Line]:
     """Whether every figure gets worse, by what the catalogue says of it, when features are spoiled.
 
-    The real images' features, at most 2,000, are moved by three standard deviations of the reference's. A
-    figure whose sign is turned is seen so, whatever the model.
+    The real images' features, at most 2,000, are moved by three standard deviations of the reference's; for
+    the score of classes all are one image. A figure whose sign is turned is seen so, whatever the model.
     """
     real, reference = real[:CHECKED], reference[:CHECKED]
     spoiled = real + 3 * reference.std(0)
-    good, bad = (distances(network, features, reference, seed)[0] for features in (real, spoiled))
+    good, bad = (distances(network.name, features, reference, seed)[0] for features in (real, spoiled))
+    good |= class_score(network, real)
+    bad |= class_score(network, real[:1].expand_as(real))
     lines: list[Line] = []
     for figure in good.keys() & bad.keys() & METRICS.keys():
         before, after = (v["value"] if isinstance(v := line[figure], dict) else v for line in (good, bad))
         worse = METRICS[figure].worse(after, before)
-        line = {"features": network, "figure": figure, "real": before, "spoiled": after}
+        line = {"features": network.name, "figure": figure, "real": before, "spoiled": after}
         lines.append(line | {"answer": "right" if worse else "WRONG"})
     return sorted(lines, key=lambda line: line["figure"])
 
@@ -113,6 +117,18 @@ def _distances(features: Tensor, reference: Tensor, moments: Moments, seed: int)
     with contextlib.suppress(ConfigError):  # too few images for these; the line lacks them
         line["kernel_distance"] = asdict(kernel_distance(features, reference, seed=seed))
         line |= asdict(manifold_scores(some(features, seed), some(reference, seed)))
+    return line
+
+
+@torch.inference_mode()
+def class_score(network: FeatureNetwork, features: Tensor) -> Line:
+    """The inception score of a set, if the network has classes and the set is large enough."""
+    line: Line = {}
+    if network.classify is not None:
+        with contextlib.suppress(ConfigError):
+            line["inception_score"] = inception_score(
+                torch.cat([network.classify(part) for part in features.split(ROWS)])
+            )
     return line
 
 

@@ -1,7 +1,11 @@
 """Do images show the words that they were asked for with."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusionsat.evaluation import alignment, figures
 from diffusionsat.evaluation.evidence import Evidence
@@ -78,18 +82,24 @@ def usefulness(evidence: Evidence) -> Section:
                 for s, r in ((evidence.made, rows), (evidence.real, rows), (evidence.reference, test))
             )
             order = np.random.Generator(np.random.Philox(evidence.seed)).permutation(len(rows))
-            by_generated = float((fit_classifier(made, labels)(seen) == truth).mean())
+            tried = seen, truth, [others[i].place for i in test]
+            by_generated = _read(made, labels, *tried)
             for share in SHARES:
                 some = np.sort(order[: round(share * len(rows))])
                 if len(set(labels[some].tolist())) < 2:
                     notes.append(f"{share:.0%} of {len(rows)} images of {source} teach no classes: too few.")
                     continue
-                by_real = fit_classifier(real[some], labels[some])(seen)
                 both = torch.cat([real[some], made]), np.concatenate([labels[some], labels])
                 line: Line = {"labels": source, "features": network.name, "real": f"{share:.0%}"}
                 line |= {"n_real": len(some), "n_generated": len(made), "n_test": len(test)}
-                line["by_real"] = float((by_real == truth).mean())
+                line["by_real"] = _read(real[some], labels[some], *tried)
                 line["by_generated"] = by_generated
-                line["by_both"] = float((fit_classifier(*both)(seen) == truth).mean())
+                line["by_both"] = _read(*both, *tried)
                 lines.append(line)
     return Section({"usefulness": lines} if lines else {}, notes=list(dict.fromkeys(notes)))
+
+
+def _read(learned: Tensor, labels: np.ndarray, seen: Tensor, truth: np.ndarray, places: Sequence[str]) -> Any:
+    """The share of images that a classifier reads rightly that learned from others, with its interval."""
+    right = fit_classifier(learned, labels)(seen) == truth
+    return over_places(right.astype(float), places)

@@ -49,6 +49,7 @@ METRICS: dict[str, Metric] = {
     "frechet_infinity": Metric(distributions.frechet_infinity, "lower", "squared features", (-inf, inf)),
     "kernel_distance": Metric(distributions.kernel_distance, "lower", "", (-inf, inf)),
     "cmmd": Metric(distributions.cmmd, "lower", "", (0, 2000)),
+    "inception_score": Metric(distributions.inception_score, "higher", "", (1, inf)),
     "precision": Metric(coverage.manifold_scores, "higher", "", (0, 1)),
     "recall": Metric(coverage.manifold_scores, "higher", "", (0, 1)),
     "density": Metric(coverage.manifold_scores, "higher", "", (0, inf)),
