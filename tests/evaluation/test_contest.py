@@ -159,8 +159,8 @@ def test_the_truth_sharpened_agrees_with_its_measurement(asking, tmp_path):
 
 
 def test_a_predictor_that_copies_the_nearest_date_is_the_copy(asking, tmp_path):
-    told = judge(replace(asking, task="predict"), lambda trial: trial.shown, tmp_path)
-    asked = run.cases(replace(asking, task="predict"))
+    request = replace(asking, task="predict")
+    told, asked = judge(request, lambda trial: trial.shown, tmp_path), run.cases(request)
     copy = "copy of the nearest date"
     for frames in ("1", "2"):
         for part in ("whole", "changed"):
@@ -173,7 +173,7 @@ def test_a_predictor_that_copies_the_nearest_date_is_the_copy(asking, tmp_path):
             assert gains
             assert all(row["psnr_gain"] == {"value": 0, "low": 0, "high": 0} for row in gains)
     plain = [line(told, "pairs", set="mean colour", part="whole", frames=n) for n in ("1", "2")]
-    trials = [TASKS["predict"].trial(replace(asking, task="predict"), asked, row) for row in range(len(asked))]
+    trials = [TASKS["predict"].trial(request, asked, row) for row in range(len(asked))]
     for count, found in zip((1, 2), plain, strict=True):
         errors = [
             ((t.truth / 255.0 - np.mean([x for x, _ in t.given], (0, 1, 2)) / 255) ** 2).mean()

@@ -238,8 +238,8 @@ def feature_network(name_or_path: str | Path) -> FeatureNetwork:
     A folder is a classifier's, or holds a model of transformers such as CLIP or DINOv2. A file alone is of
     weights as OpenCLIP writes them, such as RemoteCLIP's, and gives what it shares with words. Beside a
     TorchScript file ``NAME.pt`` lies ``NAME.json`` with ``size``, ``mean`` and ``std`` as `Input` has them: a
-    wrong normalisation would spoil every figure and show in none. If the program has a method ``classify``, of
-    features to logits, it gives the inception score. The file is a program: use your own only.
+    wrong normalisation would spoil every figure and show in none. A method ``classify`` of the program, of
+    features to logits, gives the inception score. The file is a program: use your own only.
 
     Args:
         name_or_path: One of `NETWORKS`, the file's path, or the folder, by whose name the network is called.
