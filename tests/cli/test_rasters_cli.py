@@ -60,7 +60,7 @@ def test_upscale(command):
     assert code == 0
     assert line["synthetic"]
     assert line["factor"] == 3
-    assert sorted(line["layers"]) == ["invented", "measured", "spread", "support"]
+    assert sorted(line["layers"]) == ["invented", "measured", "samples", "spread", "support"]
     assert line["consistency"]["noise"] < 1
     with rasterio.open("a.tif") as file, rasterio.open("2018.tif") as before:
         assert (file.width, file.height) == (120, 96)

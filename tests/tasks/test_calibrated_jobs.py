@@ -84,7 +84,7 @@ def test_on_disk_the_interval_is_a_file_that_tells_its_level(calibrated, tmp_pat
 def test_without_a_calibration_no_interval_is_invented(calibrated, caplog, other):
     scene = calibrated.upscale(picture(), **ASKED | other)
     assert "no calibration for such a job" in caplog.text
-    assert list(scene.layers) == ["spread", "measured", "invented", "support"]
+    assert list(scene.layers) == ["spread", "samples", "measured", "invented", "support"]
     assert scene.provenance["calibration"] is None
 
 

@@ -250,8 +250,32 @@ def test_samples_differ_and_the_result_is_their_mean(steered):
     jobs = UpscaleRequest(frames=frame, factor=2, consistency="off", seed=5, **QUICK).job(steered)
     each = np.stack([restore(jobs.sample(i)).raster.values for i in range(3)]).astype(np.float64)
     assert np.abs(each.mean(0) - scene.raster.values).max() <= 1
+    assert scene.samples.dtype == scene.raster.values.dtype
+    assert np.array_equal(scene.samples, each)
     assert np.abs(each.std(0, ddof=1) - scene.spread).max() <= 2
     assert scene.spread.mean() > 1
+
+
+def test_a_sample_is_given_as_it_would_be_alone(steered, tmp_path):
+    hole = np.zeros((24, 24), bool)
+    hole[8:14, 8:14] = True
+    there = np.broadcast_to(~np.eye(24, dtype=bool), (3, 24, 24))
+    asked = {"image": rgb(24, 24, valid=there), "mask": hole, "feather": 2, **QUICK}
+    job = InpaintRequest(samples=2, **asked).job(steered)
+    made = restore_to(job, tmp_path / "out.tif")
+    each = open_raster(made["samples"])
+    assert each.bands == ("red_1", "green_1", "blue_1", "red_2", "green_2", "blue_2")
+    values, valid = each.read(range(24), range(24))
+    assert np.array_equal(values[valid], restore(job).layer("samples")[valid])
+    alone = InpaintRequest(**asked).job(steered)
+    for i in range(2):
+        wanted = restore(alone.sample(i)).raster
+        mine = slice(3 * i, 3 * i + 3)
+        assert np.array_equal(valid[mine], wanted.valid)
+        assert np.array_equal(values[mine][wanted.valid], wanted.values[wanted.valid])
+    assert (values[:3] != values[3:])[:, hole].any()
+    job.apart = False
+    assert "samples" not in job.layers
 
 
 def test_on_disk_it_is_the_same_by_any_number_of_workers(steered, tmp_path):

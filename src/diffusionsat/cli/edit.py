@@ -61,4 +61,4 @@ def command(
         **rasters.sampling(sat, given | {"prompt": prompt}, steered=False),
     )
     inputs = [*files_of(frames), *([Path(mask)] if mask else [])]
-    rasters.run(request.job(sat), output, inputs, given)
+    rasters.run(rasters.layered(request.job(sat), given), output, inputs, given)

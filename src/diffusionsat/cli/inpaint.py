@@ -67,4 +67,4 @@ def command(
         **rasters.sampling(sat, given),
     )
     inputs = [*files_of([*frames, *others]), *([Path(mask)] if mask else [])]
-    rasters.run(request.job(sat), output, inputs, given)
+    rasters.run(rasters.layered(request.job(sat), given), output, inputs, given)

@@ -30,6 +30,7 @@ Examples:
 @rasters.about
 @rasters.work
 @rasters.control
+@rasters.details
 @options.sampling
 @options.model
 @options.output
@@ -59,7 +60,7 @@ def command(
     from diffusionsat.tasks.predict import PredictRequest
 
     sat = rasters.opened(model, device, precision, given["control"])
-    jobs = [
+    requests = [
         PredictRequest(
             frames=frames,
             on=on,
@@ -67,9 +68,10 @@ def command(
             samples=given["samples"],
             control=given["control"],
             **rasters.sampling(sat, given),
-        ).job(sat)
+        )
         for on in wanted
     ]
+    jobs = [rasters.layered(request.job(sat), given) for request in requests]
     if dates:
         return _series(jobs, wanted, output, files_of(frames), given)
     rasters.run(jobs[0], output, files_of(frames), given)

@@ -76,8 +76,16 @@ def control(function: Callable[..., Any]) -> Callable[..., Any]:
 def details(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--details``."""
     return click.option(
-        "--details", is_flag=True, help="Also write what was measured, what is invented, and the support."
+        "--details",
+        is_flag=True,
+        help="Also write each of several samples, and what was measured, what is invented, and the support.",
     )(function)
+
+
+def layered(job: Any, given: dict[str, Any]) -> Any:
+    """A job, with the layers that are asked for."""
+    job.apart, job.details = given["details"], job.details and given["details"]
+    return job
 
 
 def frames(sources: Sequence[str], bands: str | None, tile: str | None = None) -> list[Any]:
@@ -138,7 +146,7 @@ def run(
     """Do a job, with a bar, and print what was made.
 
     Args:
-        job: A `Restoration`.
+        job: A `Restoration`; see `layered`.
         output: Where its image goes.
         inputs: Files that must not be written over.
         given: The command's options.
@@ -147,7 +155,6 @@ def run(
     from diffusionsat.execution import executor
     from diffusionsat.tasks.restoring import restore_to
 
-    job.details = job.details and given.get("details", False)
     with executor(given["workers"], given["dask"]) as execute, Bar("percent", 100) as bar:
         written = restore_to(
             job,

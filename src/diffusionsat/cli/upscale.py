@@ -92,7 +92,7 @@ def command(
         control=given["control"],
         **rasters.sampling(sat, given),
     )
-    job = request.job(sat)
+    job = rasters.layered(request.job(sat), given)
     rasters.run(job, output, files_of([*frames, *sharp]), given, lambda path: consistency_of(job, path))
 
 

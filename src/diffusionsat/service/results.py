@@ -24,7 +24,8 @@ from diffusionsat.tasks.scene import SYNTHETIC, Scene, tags
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _WHAT = {
     "visual": "The image as it is shown, 8 bits a colour.",
-    "spread": "Standard deviation of the samples.",
+    "spread": "Standard deviation of the samples; where the model is calibrated, of their mean's error.",
+    "interval": "Lower and upper ends of the interval in which pixels lie at the level that provenance says.",
     "measured": "What the input determines.",
     "invented": "What the input does not determine; with what it does, the image.",
     "support": "2 where the input determines a pixel, 1 where it does in part, 0 where all is invented.",

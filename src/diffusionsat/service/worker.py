@@ -247,6 +247,7 @@ class Worker(threading.Thread):
             self._features(row, request, files)
             return
         job: Restoration = request.job(self.sat)
+        job.apart = False  # results are kept for long, and another seed gives another sample
         self.rasters.check_output(job.width * job.height)
 
         def on_share(share: float) -> bool | None:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 BLOCK = 512  # pixels of a side that are made at once, about
 
 _BEGUN = "begun"  # in a layer's folder once it is being published: what then has its name is the job's own
-_LAYERS = ("spread", "interval", "measured", "invented", "support")
+_LAYERS = ("spread", "interval", "samples", "measured", "invented", "support")
 _DIFFERENCES, _CLASSES = ("spread", "invented"), ("support",)  # layers without the offset, and of no unit
 
 OnShare = Callable[[float], bool | None]
@@ -62,6 +62,7 @@ class Restoration(Job):
 
     margin = 0  # pixels around a block that its finish looks at
     block = BLOCK
+    apart = True  # whether each of several samples is given beside their mean
     details = False  # whether `measured` and `support` say something; they are asked only then
 
     def __init__(
@@ -142,6 +143,9 @@ class Restoration(Job):
             found["spread"] = (rgb, single, None)
         if self.calibration is not None:
             found["interval"] = (tuple(f"{c}_{end}" for end in ("low", "high") for c in rgb), single, None)
+        if self.samples > 1 and self.apart:
+            numbered = tuple(f"{c}_{i}" for i in range(1, self.samples + 1) for c in rgb)
+            found["samples"] = (numbered, out.dtype, out.nodata)
         if self.details:
             found |= {"measured": (rgb, single, None), "invented": (rgb, single, None)}
             found["support"] = (("support",), np.dtype(np.uint8), None)
@@ -166,10 +170,15 @@ class Restoration(Job):
         mean = light.mean(0)
         values, valid = self.others(rows, columns)
         places = list(self.output.colours)
-        made = radiometry.stored(mean[(slice(None), *inner)])
-        values[places], valid[places] = self.composed(made, values[places], valid[places], rows, columns)
-        nothing = 0 if self.output.nodata is None else self.output.nodata
-        layers = {"image": (np.where(valid, values, self.output.dtype.type(nothing)), valid)}
+        nothing = self.output.dtype.type(0 if self.output.nodata is None else self.output.nodata)
+        before = values[places], valid[places]
+
+        def composed(light: np.ndarray) -> Pixels:
+            made = radiometry.stored(light[(slice(None), *inner)])
+            return self.composed(made, *before, rows, columns)
+
+        values[places], valid[places] = composed(mean)
+        layers = {"image": (np.where(valid, values, nothing), valid)}
         everywhere = np.broadcast_to(valid[places].all(0), (3, len(rows), len(columns)))
         if self.samples > 1:
             deviation, new = light[(..., *inner)].std(0, ddof=1), self.new(rows, columns)
@@ -179,6 +188,9 @@ class Restoration(Job):
             if self.calibration is not None:
                 interval = self._interval(values[places], new, deviation, self.calibration)
                 layers["interval"] = (interval, np.concatenate([everywhere] * 2))
+        if "samples" in self.layers:
+            each, seen = map(np.concatenate, zip(*map(composed, light), strict=True))
+            layers["samples"] = (np.where(seen, each, nothing), seen)
         if self.details:
             seen = self.measured(high, wide)[(slice(None), *inner)].astype(np.float32)
             layers["measured"] = (seen, everywhere)

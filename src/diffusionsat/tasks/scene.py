@@ -114,6 +114,16 @@ class Scene:
         return low, high
 
     @property
+    def samples(self) -> np.ndarray:
+        """Each of the K samples whose mean the pixels are, (K, 3, H, W), in the input's units and dtype.
+
+        Raises:
+            ConfigError: If fewer than two were made.
+        """
+        each = self.layer("samples")
+        return each.reshape(-1, 3, *each.shape[1:])
+
+    @property
     def crs(self) -> Any:
         """CRS (`pyproj.CRS`) of the pixels; None without a place."""
         return self.grid and self.grid.crs
