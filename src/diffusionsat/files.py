@@ -8,6 +8,8 @@ from pathlib import Path
 
 from diffusionsat.errors import RasterError
 
+_LONGEST = 200  # bytes of a name, where file systems take 255
+
 
 def check_writable(path: Path, *, overwrite: bool = False) -> Path:
     """The path, if a file may be written there.
@@ -19,8 +21,11 @@ def check_writable(path: Path, *, overwrite: bool = False) -> Path:
         folder   any             RasterError
 
     Raises:
-        RasterError: As the table says, or if the folder is absent or cannot be written to.
+        RasterError: As the table says, if the folder is absent or cannot be written to, or if the name is too
+            long for what is written beside it meanwhile.
     """
+    if len(os.fsencode(path.name)) > _LONGEST:
+        raise RasterError(f"{path} has a name of over {_LONGEST} bytes. Give a shorter one.")
     if path.is_dir():
         raise RasterError(f"{path} is a folder. Give the name of a file.")
     if path.exists() and not overwrite:

@@ -71,6 +71,21 @@ def test_upscale(command):
     assert about["task"] == "upscale"
 
 
+def test_names_of_bands_are_those_of_references_without_any_too(command, houses):
+    for year in (2018, 2020):
+        with rasterio.open(f"{year}.tif") as file:
+            values = np.concatenate([file.read(), file.read([1])])
+            profile = file.profile | {"count": 4, "photometric": "minisblack"}
+        with rasterio.open(f"bare-{year}.tif", "w", **profile) as file:
+            file.write(values.astype("uint8"))
+            file.colorinterp = [rasterio.enums.ColorInterp.gray] * 4
+    Image.fromarray(np.eye(32, 40, dtype=np.uint8)).save("mask.png")
+    words = ("inpaint", "bare-2020.tif", "mask.png", "--bands", "red,green,blue,nir", "-o", "a.tif")
+    code, (line,), _ = command(*words, "--reference", "bare-2018.tif@2018", "--reference", "2018.tif@2019")
+    assert code == 0
+    assert len(line["inputs"]) == 3
+
+
 def test_the_prompt_is_not_pushed_where_images_steer(command):
     asked = ("--metadata-guidance", "3", "-o", "a.tif")
     _, (line,), _ = command("upscale", "2018.tif", "--factor", "2", *asked)

@@ -340,6 +340,29 @@ def test_arrays_datasets_and_rasters(tmp_path):
     assert open_frame(ArrayRaster(counts, ("red", "nir"))).common == ("red", "nir")
 
 
+def test_a_masked_array_keeps_its_mask(tmp_path):
+    path = write(tmp_path / "a.tif", count=3, nodata=7, descriptions=("B04", "B03", "B02"))
+    with rasterio.open(path, "r+") as file:
+        values = file.read()
+        values[:, 3:6, 2:9] = 7
+        file.write(values)
+    with rasterio.open(path) as file:
+        given = file.read(masked=True)
+    rows, columns = range(20), range(30)
+    frame = open_frame(given, bands=("B04", "B03", "B02"))
+    assert np.array_equal(frame.raster.read(rows, columns)[1], open_frame(path).raster.read(rows, columns)[1])
+    picture = np.ma.MaskedArray(np.full((4, 5, 3), 9, np.uint8), mask=np.eye(4, 5)[..., None] * np.ones(3))
+    assert np.array_equal(open_frame(picture).raster.read(range(4), range(5))[1][0], np.eye(4, 5) == 0)
+    loose = np.ma.MaskedArray(np.array([[[1.0, np.nan, 3.0]]], np.float32), mask=[[[True, False, False]]])
+    assert open_frame(loose, bands=["B04"]).raster.valid.tolist() == [[[False, False, True]]]
+
+
+def test_a_place_beyond_180_degrees_is_one_of_the_other_side(tmp_path):
+    far = {"crs": "EPSG:4326", "transform": Affine(1e-3, 0, 190.0, 0, -1e-3, 5.0)}
+    known = open_frame(write(tmp_path / "a.tif", descriptions=("B04", "B03", "B02"), **far)).metadata
+    assert (known.lon, known.lat) == (pytest.approx(-169.985), pytest.approx(4.99))
+
+
 def test_tags_make_numbers_read_in_the_same_way(tmp_path):
     raster = ArrayRaster(RNG.integers(1, 99, (1, 9, 9)).astype(np.uint16), ("B04",))
     for scaling in (Scaling(gain=1e-4, offset=-0.1), LANDSAT_C2_L2, Scaling(), None):

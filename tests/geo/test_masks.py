@@ -41,6 +41,28 @@ def test_an_array_marks_what_is_not_zero():
     assert np.array_equal(whole(open_mask(marks != 0, raster())), marks != 0)
 
 
+def test_an_array_marks_nothing_where_it_is_nan_or_masked_itself():
+    values = np.zeros((30, 40), np.float32)
+    values[2:5, 3:9], values[20:] = 0.5, np.nan
+    marked = np.zeros((30, 40), bool)
+    marked[2:5, 3:9] = True
+    assert np.array_equal(whole(open_mask(values, raster())), marked)
+    covered = np.ma.MaskedArray(np.where(marked, 1, 7), mask=~marked)
+    assert np.array_equal(whole(open_mask(covered, raster())), marked)
+
+
+@pytest.mark.parametrize("west", [179.97, -180.03, 359.97 - 180])
+def test_polygons_on_both_sides_of_the_antimeridian(west):
+    grid = Affine(0.001, 0, west, 0, -0.001, 10.02)
+    halves = [[(179.98, 180), (10.0, 10.01)], [(-180, -179.99), (10.0, 10.01)]]
+    rings = [[[(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1]), (x[0], y[0])]] for x, y in halves]
+    shape = {"type": "MultiPolygon", "coordinates": rings}
+    found = whole(open_mask(shape, raster(40, 60, crs=CRS.from_epsg(4326), transform=grid)))
+    wanted = np.zeros((40, 60), bool)
+    wanted[10:20, 10:40] = True
+    assert np.array_equal(found, wanted)
+
+
 def test_gaps_are_where_any_of_the_bands_has_none():
     image = raster()
     assert np.array_equal(whole(Gaps(image, [1])), image.values[1] == 0)

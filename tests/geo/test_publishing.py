@@ -105,10 +105,20 @@ def test_some_bands_decide_what_is_valid_and_readers_are_told_the_units(tmp_path
     values, valid = pixels(np.uint16)
     more = {"deciding": ("B04", "B02"), "scales": [(1e-4, -0.1), (2e-4, 0), (1, 0)]}
     fill(writer(tmp_path / "o.tif", values, **more), values, valid).publish()
-    with rasterio.open(tmp_path / "o.tif") as file:
-        assert np.array_equal(file.read_masks(2) > 0, valid[0] & valid[2])
+    with rasterio.open(tmp_path / "o.tif") as file:  # each band by nodata, of which a mask would know nothing
+        assert np.array_equal(file.read_masks() > 0, valid & (values != 0))
         assert np.array_equal(file.read(2), np.where(valid[1], values[1], 0))
         assert (file.scales, file.offsets) == ((1e-4, 2e-4, 1), (-0.1, 0, 0))
+    alike, folders = np.broadcast_to(valid[0], valid.shape), (tmp_path / "alike", tmp_path / "none")
+    for folder in folders:
+        folder.mkdir()
+    fill(writer(folders[0] / "o.tif", values, **more), values, alike).publish()
+    with rasterio.open(folders[0] / "o.tif") as file:
+        assert file.mask_flag_enums[0] == [rasterio.enums.MaskFlags.per_dataset]
+        assert np.array_equal(file.read_masks() > 0, alike)
+    fill(writer(folders[1] / "o.tif", values, nodata=None, **more), values, valid).publish()
+    with rasterio.open(folders[1] / "o.tif") as file:
+        assert np.array_equal(file.read_masks(2) > 0, valid[0] & valid[2])
     raster = open_raster(tmp_path / "o.tif").take([1, 2])
     assert raster.scales == ((2e-4, 0), (1, 0))
 
@@ -167,17 +177,21 @@ def test_what_cannot_be_is_refused(tmp_path):
 
 
 def test_an_existing_file_is_kept_unless_it_may_be_replaced(tmp_path, monkeypatch):
-    path = tmp_path / "o.tif"
+    path, other = (
+        tmp_path / "o.tif",
+        tmp_path / "other/o.tif",
+    )  # what is damaged GDAL may remember by its name
+    other.parent.mkdir()
     values, valid = pixels(np.uint16)
-    path.write_bytes(b"before")
-    with pytest.raises(RasterError, match="exists"):
-        writer(path, values)
-    made = fill(writer(path, values, overwrite=True), values, valid)
-    (made.folder / "0-128-0-128.tif").write_bytes(b"damaged")
+    for each in (path, other):
+        each.write_bytes(b"before")
+        with pytest.raises(RasterError, match="exists"):
+            writer(each, values)
+    made, damaged = (fill(writer(each, values, overwrite=True), values, valid) for each in (path, other))
+    (damaged.folder / "0-128-0-128.tif").write_bytes(b"damaged")
     with pytest.raises(RasterError, match="cannot be joined"):
-        made.publish()
-    assert path.read_bytes() == b"before"
-    fill(made, values, valid)
+        damaged.publish()
+    assert other.read_bytes() == b"before"
     with monkeypatch.context() as patch:
         patch.setattr(
             publishing.shutil,
@@ -187,7 +201,7 @@ def test_an_existing_file_is_kept_unless_it_may_be_replaced(tmp_path, monkeypatc
         with pytest.raises(RasterError, match="No space left"):
             made.publish()
     assert path.read_bytes() == b"before"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.tif", "work"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.tif", "other", "work"]
     made.publish()
     assert np.array_equal(everything(path)[0], np.where(valid, values, 0))
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 
 from diffusionsat import RasterError
 from diffusionsat.geo.rasters import ArrayRaster, FileRaster, ground, open_raster, refined
@@ -346,6 +347,33 @@ def test_open_datasets_of_files_and_of_memory(tmp_path):
         assert np.array_equal(everything(each)[1], values != 3)
     with pytest.raises(RasterError, match="closed"):
         open_raster(file)
+
+
+def test_what_is_open_and_no_file_is_read_as_a_file_is(tmp_path):
+    values = RNG.integers(1, 255, (4, 24, 30)).astype(np.uint8)
+    values[3, 2:9, 3:7] = 0
+    path = write(tmp_path / "a.tif", values, colours=("red", "green", "blue", "alpha"))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(ns="IMAGERY", CLOUDCOVER="12")
+    as_file = open_raster(path)
+    with MemoryFile(path.read_bytes()) as memory, memory.open() as file, WarpedVRT(file) as warped:
+        others = [open_raster(file), open_raster(warped)]
+    with rasterio.open(path, "r+") as file:
+        others.append(open_raster(file))
+    for each in others:
+        assert each.bands == as_file.bands == ("red", "green", "blue")
+        (found, valid), (wanted, there) = everything(each), everything(as_file)
+        assert np.array_equal(valid, there)
+        assert np.array_equal(found[valid], wanted[valid])
+    assert others[0].tags["CLOUDCOVER"] == others[2].tags["CLOUDCOVER"] == "12"
+    both = write(tmp_path / "b.tif", values[:1].astype(np.uint16))
+    rasterio.shutil.copy(both, tmp_path / "two.vrt", driver="VRT")
+    text = (tmp_path / "two.vrt").read_text()
+    (tmp_path / "two.vrt").write_text(
+        text.replace("</VRTDataset>", '<VRTRasterBand dataType="Byte" band="2"/></VRTDataset>')
+    )
+    with pytest.raises(RasterError, match="several types, uint16, uint8"):
+        open_raster(tmp_path / "two.vrt")
 
 
 def test_refined_pixels_nest_exactly():

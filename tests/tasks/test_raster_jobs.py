@@ -317,7 +317,7 @@ def test_stopped_it_goes_on(steered, tmp_path):
     with pytest.raises(RasterError, match="exists"):
         restore_to(other.job(steered), out)
     with pytest.raises(RasterError, match="over the input"):
-        restore_to(other.job(steered), path, inputs=[path], overwrite=True)
+        restore_to(other.job(steered), path, overwrite=True)
 
 
 def test_unfinished_work_of_another_job_is_kept(steered, tmp_path):

@@ -47,7 +47,8 @@ def test_a_gap_that_was_filled_is_seen_and_the_band_that_was_not_made_keeps_it(s
     job = InpaintRequest(image=path, feather=0, **QUICK).job(steered)
     restore_to(job, out)
     values, valid = read(out)
-    assert valid.all()
+    assert valid[:3].all()
+    assert np.array_equal(valid[3], ~GAP)  # for every reader, not for ours alone
     assert (values[:3, GAP] > 0).all()
     assert (values[3, GAP] == 0).all()
     again = open_frame(out)
@@ -78,8 +79,9 @@ def test_a_prediction_is_valid_where_any_frame_shows_something(steered, tmp_path
     ]
     restore_to(PredictRequest(frames=frames, on="2023", **QUICK).job(steered), tmp_path / "out.tif")
     values, valid = read(tmp_path / "out.tif")
-    assert np.array_equal(valid, np.broadcast_to(~GAP, valid.shape))
-    assert (values[3, 10:, :3] == 0).all()  # copied of the nearest
+    assert np.array_equal(valid[:3], np.broadcast_to(~GAP, (3, 24, 20)))
+    assert np.array_equal(valid[3], ~more)  # copied of the nearest
+    assert (values[3, 10:, :3] == 0).all()
 
 
 def test_frames_without_colours_help_whatever_their_date(steered, tmp_path):
@@ -175,7 +177,19 @@ def test_the_sources_of_a_vrt_are_inputs(steered, tmp_path):
     frame = open_frame(tmp_path / "in.vrt")
     job = UpscaleRequest(frames=frame, factor=2, **QUICK).job(steered)
     with pytest.raises(RasterError, match=r"over the input .*in\.tif"):
-        restore_to(job, path, inputs=files_of([frame]), overwrite=True)
+        restore_to(job, path, overwrite=True)
+
+
+def test_networks_are_shown_no_gap_of_the_frame_that_is_sharpened(steered, tmp_path):
+    frames = [open_frame(scene(tmp_path / f"{year}.tif", seed=year), date=str(year)) for year in (2020, 2022)]
+    job = UpscaleRequest(frames=frames, factor=2, **QUICK).job(steered)
+    other, sharpened = (view.read(range(-8, 48), range(40))[0] for view in job.views)
+    shown = [i for i in range(len(sharpened)) if not np.isnan(sharpened[i]).all()]
+    assert len(shown) == len(BANDS)
+    assert np.isfinite(sharpened[shown]).all()
+    assert np.isnan(other[shown][:, 8:18, :10]).all()
+    beside = sharpened[shown][:, 8:18, 10:14].mean((1, 2))
+    assert np.abs(sharpened[shown][:, 8:18, :10].mean((1, 2)) - beside).max() < 0.1
 
 
 @pytest.mark.parametrize("how", ["soft", "hard"])
@@ -259,7 +273,8 @@ def test_without_a_cloud_there_is_nothing_to_do(steered):
 
 
 def test_files_of_single_bands_of_a_scene_are_one_image(steered, tmp_path):
-    whole = scene(tmp_path / "whole.tif")
+    scale, offset = 2e-4, -0.05
+    whole = scene(tmp_path / "whole.tif", scale=scale, offset=offset)
     landsat = "LC09_L2SP_195027_20200601_20200603_02_T1"
     names = {f"T32TLR_20200601T101031_{band}_10m": band for band in BANDS}
     names |= {f"{landsat}_SR_B{i}": band for i, band in ((2, "B02"), (3, "B03"), (4, "B04"), (5, "B08"))}
@@ -267,6 +282,7 @@ def test_files_of_single_bands_of_a_scene_are_one_image(steered, tmp_path):
         for name, band in names.items():
             with rasterio.open(tmp_path / f"{name}.tif", "w", **file.profile | {"count": 1}) as single:
                 single.write(file.read([BANDS.index(band) + 1]))
+                single.scales, single.offsets = (scale,), (offset,)
     one = open_frame(whole, date="2020-06-01")
     for start, bands in (("T32", BANDS), ("LC09", ("SR_B2", "SR_B3", "SR_B4", "SR_B5"))):
         files = sorted(tmp_path.glob(f"{start}*.tif"), reverse=True)
@@ -278,6 +294,7 @@ def test_files_of_single_bands_of_a_scene_are_one_image(steered, tmp_path):
         )
         assert set(job.output.bands) == set(bands)
         assert sorted(files_of([job.measurement.frame])) == sorted(files)
+        assert set(job.output.scales) == {(scale, offset)}
         made = restore(job).raster
         if start == "T32":
             asked = UpscaleRequest(frames=[one], factor=2, all_bands=True, **QUICK)

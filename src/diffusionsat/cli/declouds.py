@@ -55,11 +55,10 @@ def command(
     rasters.check_output(output, given["overwrite"])
     frames, others = (
         rasters.frames([image], given["bands"], given["tile"]),
-        rasters.frames(references, None, given["tile"]),
+        rasters.frames(references, given["bands"], given["tile"], beside=True),
     )
 
     from diffusionsat.tasks.declouds import DecloudsRequest
-    from diffusionsat.tasks.inputs import files_of
 
     sat = rasters.opened(model, device, precision, given["control"])
     request = DecloudsRequest(
@@ -73,5 +72,4 @@ def command(
         control=given["control"],
         **rasters.sampling(sat, given),
     )
-    inputs = [*files_of([*frames, *others]), *([Path(mask)] if mask else [])]
-    rasters.run(rasters.layered(request.job(sat), given), output, inputs, given)
+    rasters.run(rasters.layered(request.job(sat), given), output, given)

@@ -48,7 +48,6 @@ def command(
     frames = rasters.frames([image], given["bands"], given["tile"])
 
     from diffusionsat.tasks.edit import EditRequest
-    from diffusionsat.tasks.inputs import files_of
 
     sat = rasters.opened(model, device, precision)
     request = EditRequest(
@@ -60,5 +59,4 @@ def command(
         samples=given["samples"],
         **rasters.sampling(sat, given | {"prompt": prompt}, steered=False),
     )
-    inputs = [*files_of(frames), *([Path(mask)] if mask else [])]
-    rasters.run(rasters.layered(request.job(sat), given), output, inputs, given)
+    rasters.run(rasters.layered(request.job(sat), given), output, given)

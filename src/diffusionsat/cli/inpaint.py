@@ -49,11 +49,10 @@ def command(
     rasters.check_output(output, given["overwrite"])
     frames, others = (
         rasters.frames([image], given["bands"], given["tile"]),
-        rasters.frames(references, None, given["tile"]),
+        rasters.frames(references, given["bands"], given["tile"], beside=True),
     )
 
     from diffusionsat.tasks.inpaint import InpaintRequest
-    from diffusionsat.tasks.inputs import files_of
 
     sat = rasters.opened(model, device, precision, given["control"])
     request = InpaintRequest(
@@ -66,5 +65,4 @@ def command(
         control=given["control"],
         **rasters.sampling(sat, given),
     )
-    inputs = [*files_of([*frames, *others]), *([Path(mask)] if mask else [])]
-    rasters.run(rasters.layered(request.job(sat), given), output, inputs, given)
+    rasters.run(rasters.layered(request.job(sat), given), output, given)

@@ -56,7 +56,6 @@ def command(
     _check(output, series=dates is not None, overwrite=given["overwrite"])
     frames = rasters.frames(sources, given["bands"], given["tile"])
 
-    from diffusionsat.tasks.inputs import files_of
     from diffusionsat.tasks.predict import PredictRequest
 
     sat = rasters.opened(model, device, precision, given["control"])
@@ -73,8 +72,8 @@ def command(
     ]
     jobs = [rasters.layered(request.job(sat), given) for request in requests]
     if dates:
-        return _series(jobs, wanted, output, files_of(frames), given)
-    rasters.run(jobs[0], output, files_of(frames), given)
+        return _series(jobs, wanted, output, given)
+    rasters.run(jobs[0], output, given)
     return 0
 
 
@@ -89,15 +88,13 @@ def _check(output: Path, *, series: bool, overwrite: bool) -> None:
         check_writable(output, overwrite=overwrite)
 
 
-def _series(
-    jobs: Sequence[Any], dates: Sequence[str], output: Path, inputs: Sequence[Path], given: dict[str, Any]
-) -> int:
+def _series(jobs: Sequence[Any], dates: Sequence[str], output: Path, given: dict[str, Any]) -> int:
     """Make an image a date, and an animation; what a stopped run of the same command left is kept."""
     from diffusionsat.geo.publishing import refuse_inputs
     from diffusionsat.tasks.animation import animate, picture
     from diffusionsat.tasks.restoring import is_made
 
-    refuse_inputs(output, inputs)
+    refuse_inputs(output, jobs[0].files)
     paths = [output.with_name(f"{output.stem}-{date}.tif") for date in dates]
     left = [
         (job, rasters.check_output(path, given["overwrite"]))
@@ -107,7 +104,7 @@ def _series(
     written = len(jobs) - len(left)
     try:
         for job, path in left:
-            rasters.run(job, path, inputs, given)
+            rasters.run(job, path, given)
             written += 1
         pictures = [picture(job, path) for job, path in zip(jobs, paths, strict=True)]
         animate(pictures, dates, output, overwrite=given["overwrite"])

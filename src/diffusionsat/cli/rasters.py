@@ -88,21 +88,35 @@ def layered(job: Any, given: dict[str, Any]) -> Any:
     return job
 
 
-def frames(sources: Sequence[str], bands: str | None, tile: str | None = None) -> list[Any]:
+def frames(
+    sources: Sequence[str], bands: str | None, tile: str | None = None, *, beside: bool = False
+) -> list[Any]:
     """Frames of FILE or FILE@DATE.
+
+    Args:
+        sources: What is given.
+        bands: Names of their bands.
+        tile: See `open_frame`.
+        beside: Whether they lie beside the image that ``bands`` names: they take the names if they have none.
 
     Raises:
         RasterError: If one cannot be read.
     """
     from diffusionsat.data.frames import open_frame
+    from diffusionsat.data.safe import is_safe
+    from diffusionsat.geo.datasets import plain
+    from diffusionsat.geo.rasters import open_raster
 
     names = bands.split(",") if bands else None
     opened = []
     for source in sources:
         path, at, date = source.rpartition("@")
         dated = bool(at) and not Path(source).exists()
-        said = {"bands": names, "tile": tile, "date": date if dated else None}
-        opened.append(open_frame(path if dated else source, **said))
+        file = path if dated else source
+        named = names
+        if names and beside and (is_safe(Path(file)) or open_raster(file).bands != plain(len(names))):
+            named = None
+        opened.append(open_frame(file, bands=named, tile=tile, date=date if dated else None))
     return opened
 
 
@@ -139,7 +153,6 @@ def check_output(path: Path, overwrite: bool) -> Path:
 def run(
     job: Any,
     output: Path,
-    inputs: Sequence[Path],
     given: dict[str, Any],
     more: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
@@ -148,7 +161,6 @@ def run(
     Args:
         job: A `Restoration`; see `layered`.
         output: Where its image goes.
-        inputs: Files that must not be written over.
         given: The command's options.
         more: What else is said of the image that was written.
     """
@@ -159,7 +171,6 @@ def run(
         written = restore_to(
             job,
             output,
-            inputs=inputs,
             overwrite=given["overwrite"],
             execute=execute,
             on_share=lambda share: bar.show(round(100 * share), 100),

@@ -73,9 +73,8 @@ def command(
         raise ConfigError("--search, --collection and --size are for --stac, which is not given.")
     found = [_searched(stac, given["lnglat"], search, collections, size)] if stac else []
     frames = [*rasters.frames(sources, given["bands"], given["tile"]), *found]
-    sharp = rasters.frames(references, None, given["tile"])
+    sharp = rasters.frames(references, given["bands"], given["tile"], beside=True)
 
-    from diffusionsat.tasks.inputs import files_of
     from diffusionsat.tasks.upscale import UpscaleRequest, consistency_of
 
     sat = rasters.opened(model, device, precision, given["control"])
@@ -93,7 +92,7 @@ def command(
         **rasters.sampling(sat, given),
     )
     job = rasters.layered(request.job(sat), given)
-    rasters.run(job, output, files_of([*frames, *sharp]), given, lambda path: consistency_of(job, path))
+    rasters.run(job, output, given, lambda path: consistency_of(job, path))
 
 
 def _searched(

@@ -67,15 +67,10 @@ class Frame:
         """How many of the raster's pixels, along a side, repeat one number, for each band."""
         return self.raster.coarseness
 
-    def tags(self, copied: Sequence[str] = ()) -> dict[str, str]:
-        """What makes `open_frame` read a raster of the same numbers in the same way.
-
-        Args:
-            copied: Bands whose nodata tells where they are not valid, whatever the raster's mask says.
-        """
+    def tags(self) -> dict[str, str]:
+        """What makes `open_frame` read a raster of the same numbers in the same way."""
         scaling = self.scaling and {"gain": self.scaling.gain, "offset": self.scaling.offset}
-        said = {"sensor": self.sensor, "scaling": scaling, "copied": list(copied)}
-        return {"RADIOMETRY": json.dumps(said)}
+        return {"RADIOMETRY": json.dumps({"sensor": self.sensor, "scaling": scaling})}
 
 
 def open_frame(
@@ -168,14 +163,19 @@ def _of_product(path: Path, tile: str | None) -> Frame:
 def _raster(source: Any, bands: Sequence[str] | None) -> Raster:
     if not isinstance(source, np.ndarray):
         return open_raster(source)
+    valid = None
+    if isinstance(source, np.ma.MaskedArray):  # as rasterio reads with masked=True
+        source, valid = source.data, ~np.ma.getmaskarray(source)
+        valid &= np.isfinite(source) if source.dtype.kind == "f" else True
     if bands is None and source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3:
-        return ArrayRaster(np.moveaxis(source, 2, 0), RGB)
+        valid = valid if valid is None else np.moveaxis(valid, 2, 0)
+        return ArrayRaster(np.moveaxis(source, 2, 0), RGB, valid=valid)
     if bands is None:
         raise RasterError(
             f"An array of the shape {source.shape} has no band names. Give bands=, one for each of "
             "(bands, rows, columns)."
         )
-    return ArrayRaster(source, bands)
+    return ArrayRaster(source, bands, valid=valid)
 
 
 def _frame(
@@ -188,7 +188,7 @@ def _frame(
 ) -> Frame:
     """A frame of what a raster, its file's name and what lies beside the file tell."""
     path = raster.file if isinstance(raster, FileRaster) else None
-    tags = raster.tags if isinstance(raster, FileRaster) else {}
+    tags = raster.tags
     beside = (path and sidecar(path)) or Sidecar(known={})
     product = path and (identify(path.stem) or identify(path.parent.name))
     own = _radiometry_tag(raster.name, tags)
@@ -223,9 +223,6 @@ def _frame(
         scaling = own["scaling"] if "scaling" in own else _scaling(raster, beside, product, sensor)
     if scaling is not None:
         raster = _measured(raster, sensor, scaling)
-    if raster.nodata is not None:
-        copied = own.get("copied", ())
-        raster = raster.without(raster.nodata, [i for i, n in enumerate(raster.bands) if n in copied])
     return Frame(raster=raster, metadata=metadata, sensor=sensor, scaling=scaling)
 
 
@@ -323,12 +320,11 @@ def _own(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _radiometry_tag(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """What `Frame.tags` has written: sensor, scaling and bands that are copied."""
+    """What `Frame.tags` has written: sensor and scaling."""
     try:
         told = json.loads(tags.get("RADIOMETRY", "{}"))
         scaling = told.get("scaling") and Scaling(**told["scaling"])
-        known = {"scaling": scaling, "copied": tuple(told.get("copied", ()))}
-        return told | known if told.get("sensor") in (None, *SENSORS) and told else {}
+        return told | {"scaling": scaling} if told.get("sensor") in (None, *SENSORS) and told else {}
     except (ValueError, TypeError, AttributeError):
         log.info("the tag RADIOMETRY of %s is not ours and is passed over", name)
         return {}

@@ -73,9 +73,10 @@ class Radiometry:
         return Radiometry(low=low, high=high, gamma=self.gamma, white=self.white)
 
     def light(self, stored: np.ndarray) -> np.ndarray:
-        """Light, float32, of stored numbers (bands, H, W)."""
+        """Light, float32, of stored numbers (bands, H, W); of nodata it may be infinite."""
         low, high = self._levels()
-        return ((stored.astype(np.float64) - low) / (high - low)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return ((stored.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
     def stored(self, light: np.ndarray) -> np.ndarray:
         """Stored numbers, float64, not rounded, of light (bands, H, W)."""

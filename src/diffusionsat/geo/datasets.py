@@ -63,11 +63,15 @@ def band_names(dataset: Any) -> tuple[str, ...]:
     colours = tuple(colour.name for colour in dataset.colorinterp)
     if colours[:3] != RGB and dataset.count == 3 and dataset.dtypes[0] == "uint8":
         colours = RGB
-    plain = [f"band{i}" for i in dataset.indexes]
-    others = colours if colours[:3] == RGB else plain
+    others = colours if colours[:3] == RGB else plain(dataset.count)
     return tuple(
         dataset.descriptions[i] or _wavelength(dataset, i + 1) or others[i] for i in range(dataset.count)
     )
+
+
+def plain(count: int) -> tuple[str, ...]:
+    """What bands are called that have no names."""
+    return tuple(f"band{i}" for i in range(1, count + 1))
 
 
 def _wavelength(dataset: Any, index: int) -> str | None:
@@ -101,8 +105,15 @@ def check_kind(path: str, dataset: Any) -> None:
     """Make sure that the bands of an open dataset are numbers that mean a brightness.
 
     Raises:
-        RasterError: If they are complex, or places in a palette.
+        RasterError: If they are complex, of several types, or places in a palette.
     """
+    colours = zip(dataset.dtypes, dataset.colorinterp, strict=True)
+    types = sorted({kind for kind, colour in colours if colour.name != "alpha"})
+    if len(types) > 1:
+        raise RasterError(
+            f"{path} has bands of several types, {', '.join(types)}. Bring them to one (gdal_translate -ot "
+            "UInt16 IN OUT), or leave some out (-b)."
+        )
     if not dataset.count or np.dtype(dataset.dtypes[0]).kind not in "iuf":
         kinds = ", ".join(dict.fromkeys(dataset.dtypes)) or "no bands"
         raise RasterError(f"{path} holds {kinds}. Whole or floating-point numbers are expected.")

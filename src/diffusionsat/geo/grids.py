@@ -58,9 +58,9 @@ class Grid:
         return self.lon_lat(self.width / 2, self.height / 2)
 
     def lon_lat(self, column: float, row: float) -> tuple[float, float]:
-        """Longitude and latitude of a place in pixels, degrees WGS84."""
+        """Longitude, -180 to 180, and latitude of a place in pixels, degrees WGS84."""
         lon, lat = _to_wgs84(self.crs).transform(*(self.transform @ (column, row)))
-        return float(lon), float(lat)
+        return (float(lon) if -180 <= lon <= 180 else (float(lon) + 180) % 360 - 180), float(lat)
 
     def outline(self, points: int = 8) -> list[tuple[float, float]]:
         """The border as longitudes and latitudes, counter-clockwise from the upper left, closed.

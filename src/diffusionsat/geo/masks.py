@@ -6,6 +6,7 @@ Polygons are drawn, and other masks read, a rectangle at a time.
 import copy
 import json
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class Nonzero(Mask):
 
     def __init__(self, raster: Raster, like: Raster) -> None:
         super().__init__(like, raster.name)
-        self.raster = raster
+        self.raster, self.files = raster, raster.files
 
     def marked(self, rows: range, columns: range) -> np.ndarray:
         """See `Mask`."""
@@ -115,7 +116,7 @@ class Grown(Mask):
 
     def __init__(self, mask: Raster, by: int) -> None:
         super().__init__(mask, mask.name)
-        self.mask, self.by = mask, by
+        self.mask, self.by, self.files = mask, by, mask.files
 
     def marked(self, rows: range, columns: range) -> np.ndarray:
         """See `Mask`."""
@@ -148,6 +149,7 @@ class Masked(Raster):
             nodata=raster.nodata,
         )
         self.raster, self.mask = raster, mask
+        self.scales, self.files = raster.scales, (*raster.files, *mask.files)
 
     def _take(self, places: Sequence[int], names: Sequence[str]) -> "Masked":
         return Masked(self.raster.take(places, names), self.mask)
@@ -174,11 +176,12 @@ def open_mask(source: MaskSource, like: Raster) -> Raster:
         mask: Mask = _polygons(source, like, "mask")
     elif isinstance(source, (str, Path)) and Path(source).suffix.lower() in (".json", ".geojson"):
         mask = _polygons(_geojson(Path(source)), like, str(source))
+        mask.files = (Path(source).resolve(),)
     elif isinstance(source, np.ndarray):
         if source.ndim != 2:
             raise RasterError(f"The mask has the shape {source.shape}. Give (rows, columns).")
         array = ArrayRaster(
-            (source != 0).astype(np.uint8)[None], ["mask"], crs=like.crs, transform=like.transform
+            _set(source).astype(np.uint8)[None], ["mask"], crs=like.crs, transform=like.transform
         )
         mask = Nonzero(_same_size(array, like, "mask"), like)
     else:
@@ -193,6 +196,13 @@ def open_mask(source: MaskSource, like: Raster) -> Raster:
     if not marks_any(mask):
         raise RasterError(f"{mask.name} marks no pixel of {like.name}. Give a mask that lies on it.")
     return mask
+
+
+def _set(mask: np.ndarray) -> np.ndarray:
+    """Where an array is not 0, nor NaN, nor masked itself."""
+    known = ~np.ma.getmaskarray(mask) if isinstance(mask, np.ma.MaskedArray) else True
+    values = np.asarray(mask)
+    return (values != 0) & (values == values) & known
 
 
 def marks_any(mask: Raster) -> bool:
@@ -225,7 +235,11 @@ def _polygons(value: Mapping[str, Any], like: Raster, name: str) -> Polygons:
         raise RasterError(f"{name} holds no polygon. Give GeoJSON Polygons or MultiPolygons.")
     try:
         to_raster = Transformer.from_crs(_named_crs(value), like.crs, always_xy=True)
-        return Polygons([_projected(shape, to_raster) for shape in shapes], like, name)
+        drawn = [_projected(shape, to_raster) for shape in shapes]
+        if like.crs.is_geographic:  # which may go on beyond 180 degrees, or count from 0 to 360
+            turn = 2 * math.pi / like.crs.axis_info[0].unit_conversion_factor
+            drawn = [_shifted(shape, by) for shape in drawn for by in (-turn, 0.0, turn)]
+        return Polygons(drawn, like, name)
     except (TypeError, ValueError, KeyError, IndexError, ProjError) as error:
         raise RasterError(f"{name} has a polygon or a CRS that cannot be read: {error}.") from None
 
@@ -254,4 +268,10 @@ def _projected(shape: Mapping[str, Any], transformer: Transformer) -> dict[str, 
     moved = [
         [[transformer.transform(*point[:2]) for point in ring] for ring in polygon] for polygon in polygons
     ]
+    return {"type": "MultiPolygon", "coordinates": moved}
+
+
+def _shifted(shape: Mapping[str, Any], by: float) -> dict[str, Any]:
+    """Polygons moved along the first axis."""
+    moved = [[[(x + by, y) for x, y, *_ in ring] for ring in polygon] for polygon in shape["coordinates"]]
     return {"type": "MultiPolygon", "coordinates": moved}

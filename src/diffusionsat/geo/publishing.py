@@ -31,6 +31,7 @@ _SMALL: dict[str, Any] = {
     "GDAL_MAX_DATASET_POOL_SIZE": 64,
 }  # bytes, and files open at once
 _BESIDE = (".aux.xml", ".ovr", ".msk", ".msk.ovr")  # what GDAL reads with a file
+_IMAGES = (".tif", ".tiff", ".TIF", ".jpg", ".jpeg", ".png", ".jp2", ".img", ".bmp")
 _TYPES = {"uint8": "Byte"}  # where GDAL has another name
 _COLOURS = {"red": "red", "green": "green", "blue": "blue", "B04": "red", "B03": "green", "B02": "blue"}
 
@@ -58,6 +59,13 @@ def check_replaceable(path: Path, *, inputs: Sequence[Path] = (), overwrite: boo
     check_writable(path, overwrite=overwrite)
     refuse_inputs(path, inputs)
     beside = [file for file in _sidecars(path) if file.exists()]
+    for file in beside:
+        near = file.resolve()
+        other = next((o for o in _others(path, inputs) if near in map(Path.resolve, _sidecars(o))), None)
+        if other is not None:
+            raise RasterError(
+                f"{file} says where {other} lies, and would change how {path} is read. Give another name."
+            )
     if beside and not path.exists() and not overwrite:
         raise RasterError(
             f"{beside[0]} is there and would change how {path} is read. Remove it, or --overwrite."
@@ -74,8 +82,14 @@ def replacing(path: Path, *, inputs: Sequence[Path] = (), overwrite: bool = Fals
     check_replaceable(path, inputs=inputs, overwrite=overwrite)
     with writing(path, overwrite=overwrite) as partial:
         yield partial
+    forget_sidecars(path)
+
+
+def forget_sidecars(path: Path, own: Sequence[Path] = ()) -> None:
+    """Remove what lies beside an image that was replaced and would change how it is read, but its own."""
     for stale in _sidecars(path):
-        stale.unlink(missing_ok=True)
+        if stale not in own:
+            stale.unlink(missing_ok=True)
 
 
 class RasterWriter:
@@ -89,7 +103,8 @@ class RasterWriter:
         height: Rows.
         bands: Names.
         dtype: Of the numbers.
-        deciding: Those of the bands whose validity is the raster's; None is all.
+        deciding: Those of the bands whose validity is the raster's, its mask; None is all. Where another band
+            is valid elsewhere, and there is nodata, no mask is written: GDAL would believe it for all bands.
         nodata: Number that stands where a band is not valid; None leaves the numbers there.
         scales: What readers are told to multiply each band's numbers by, and what to add then; None is 1, 0.
         crs: None if it is not known where the pixels lie.
@@ -125,6 +140,7 @@ class RasterWriter:
         self.dtype, self.nodata = np.dtype(dtype), _fitting(nodata, np.dtype(dtype), path)
         self.scales = tuple(scales or ((1.0, 0.0),) * len(self.bands))
         self._deciding = [name in (deciding or bands) for name in self.bands]
+        self._uneven = folder / "uneven"  # is there if bands are valid in different places
         self.crs, self.transform = crs, transform or Affine.identity()
         self.tags, self.inputs = dict(tags or {}), tuple(inputs)
         check_replaceable(path, inputs=inputs, overwrite=overwrite)
@@ -167,7 +183,10 @@ class RasterWriter:
         if self.nodata is not None:
             values = np.where(valid, values, self.dtype.type(self.nodata))
         with writing(self._block(rows, columns), overwrite=True) as partial, quiet_gdal():
-            _write_plain(str(partial), values, np.all(valid[self._deciding], 0))
+            mask = np.all(valid[self._deciding], 0)
+            if not all(self._deciding) and (valid != mask).any():
+                self._uneven.touch()
+            _write_plain(str(partial), values, mask)
 
     def join(self) -> Path:
         """Join the rectangles to one file in the folder, unless that is done.
@@ -228,9 +247,11 @@ class RasterWriter:
             f"<MDI key={quoteattr(key)}>{escape(text)}</MDI>" for key, text in _all_tags(self.tags).items()
         )
         mask = f'<VRTRasterBand dataType="Byte">{self._sources(blocks, "mask,1")}</VRTRasterBand>'
+        nodata_tells = self.nodata is not None and self._uneven.exists()
+        masked = "" if nodata_tells else f"<MaskBand>{mask}</MaskBand>"
         return (
             f'<VRTDataset rasterXSize="{self.width}" rasterYSize="{self.height}">{place}'
-            f"<Metadata>{tags}</Metadata>{''.join(bands)}<MaskBand>{mask}</MaskBand></VRTDataset>"
+            f"<Metadata>{tags}</Metadata>{''.join(bands)}{masked}</VRTDataset>"
         )
 
     def _sources(self, blocks: Sequence[tuple[range, range]], band: str) -> str:
@@ -352,6 +373,12 @@ def _sidecars(path: Path) -> list[Path]:
     return [path.with_name(path.name + end) for end in _BESIDE] + [
         path.with_suffix(end) for end in sorted(worlds)
     ]
+
+
+def _others(path: Path, inputs: Sequence[Path]) -> list[Path]:
+    """Images whose sidecars could be taken for a file's: the inputs, and those of its stem."""
+    stem = [path.with_suffix(suffix) for suffix in _IMAGES if suffix != path.suffix]
+    return [*inputs, *(o for o in stem if o.exists() and not (path.exists() and o.samefile(path)))]
 
 
 def _fitting(nodata: float | None, dtype: np.dtype, path: Path) -> float | None:

@@ -54,6 +54,8 @@ class Raster(ABC):
 
     Attributes:
         scales: What the file tells to multiply each band's numbers by, and what to add then.
+        files: Those on this machine that it is read from.
+        tags: What the file says of itself.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Raster(ABC):
         self.crs, self.transform = crs, transform
         self.dtype, self.nodata = np.dtype(dtype), nodata
         self.scales: tuple[tuple[float, float], ...] = ((1.0, 0.0),) * len(self.bands)
+        self.files: tuple[Path, ...] = ()
+        self.tags: dict[str, str] = {}
         self._absent: dict[int, float] = {}
 
     def __repr__(self) -> str:
@@ -94,7 +98,8 @@ class Raster(ABC):
 
         Returns:
             Numbers as they are stored, (bands, rows, columns), nodata or 0 outside; and where each band has
-            one that is neither nodata nor masked nor infinite nor NaN, bool of the same shape.
+            one that is neither nodata nor masked nor infinite nor NaN, bool of the same shape. Of a file that
+            has a mask and nodata the mask decides, as in GDAL.
 
         Raises:
             RasterError: If a file is damaged there, is gone or has changed since it was opened.
@@ -224,8 +229,7 @@ class ArrayRaster(Raster):
 class FileRaster(Raster):
     """A raster in a file that GDAL reads; opened once in every thread that reads it.
 
-    An alpha band is no band but says what is valid. ``files`` are those on this machine that it is read from:
-    the sources of a VRT too.
+    An alpha band is no band but says what is valid. ``files`` has the sources of a VRT too.
 
     Args:
         path: As GDAL takes it.
@@ -246,10 +250,6 @@ class FileRaster(Raster):
         self._alpha = colours.index("alpha") + 1 if "alpha" in colours else None
         self._indexes = tuple(i for i in opened.indexes if i != self._alpha)
         self._masked = any(MaskFlags.all_valid not in flags for flags in opened.mask_flag_enums)
-        self.tags: dict[str, str] = {**opened.tags(), **opened.tags(ns="IMAGERY")}
-        self.files = () if file is None else (file,)
-        if opened.driver == "VRT":
-            self.files += tuple(map(Path, opened.files))
         names = band_names(opened)
         crs, transform = place_of(opened)
         super().__init__(
@@ -264,6 +264,10 @@ class FileRaster(Raster):
         )
         scales = list(zip(opened.scales, opened.offsets, strict=True))
         self.scales = tuple(scales[i - 1] for i in self._indexes)
+        self.tags = _tags(opened)
+        self.files = () if file is None else (file,)
+        if opened.driver == "VRT":
+            self.files += tuple(map(Path, opened.files))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_local": None}
@@ -320,7 +324,7 @@ class FileRaster(Raster):
             try:
                 with quiet_gdal(), self._settings():
                     self._local.opened = rasterio.open(self.path, driver=driver_of(self.path))
-            except RasterioError as error:
+            except (RasterioError, UnicodeError) as error:
                 why = str(error).rstrip(".")
                 raise RasterError(f"{self.file or self.path} cannot be read as a raster: {why}.") from None
             plain = self.file if not self.path.startswith("/vsi") else None
@@ -343,19 +347,22 @@ class FileRaster(Raster):
 def open_raster(source: Any) -> Raster:
     """A raster of a path, a URL or an open rasterio dataset; a `Raster` is given back.
 
-    What is in memory alone, as a dataset of a ``MemoryFile``, is read at once.
+    What is in memory alone, as a dataset of a ``MemoryFile`` or a ``WarpedVRT``, is read at once, and so is
+    one that is open to be written.
 
     Raises:
         RasterError: If it cannot be opened.
     """
     import rasterio
+    from rasterio.io import DatasetWriter
+    from rasterio.vrt import WarpedVRT
 
     if isinstance(source, Raster):
         return source
-    if isinstance(source, rasterio.DatasetReader):
+    if isinstance(source, (rasterio.DatasetReader, DatasetWriter, WarpedVRT)):
         if source.closed:
             raise RasterError(f"{source.name} is closed. Give an open dataset, or its path.")
-        if Path(source.name).is_file():
+        if isinstance(source, rasterio.DatasetReader) and Path(source.name).is_file():
             return open_raster(source.name)
         return _of_dataset(source)
     if not isinstance(source, (str, Path)):
@@ -373,19 +380,27 @@ def open_raster(source: Any) -> Raster:
 
 
 def _of_dataset(dataset: Any) -> ArrayRaster:
+    check_kind(dataset.name, dataset)
     crs, transform = place_of(dataset)
-    values = dataset.read()
+    colours = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    indexes = [i for i, colour in colours if colour.name != "alpha"]
+    names, values = band_names(dataset), dataset.read(indexes)
     raster = ArrayRaster(
         values,
-        band_names(dataset),
-        valid=(dataset.read_masks() > 0) & np.isfinite(values),
+        [names[i - 1] for i in indexes],
+        valid=(dataset.read_masks(indexes) > 0) & np.isfinite(values),
         crs=crs,
         transform=transform,
         nodata=dataset.nodata,
         name=dataset.name,
     )
-    raster.scales = tuple(zip(dataset.scales, dataset.offsets, strict=True))
+    raster.scales = tuple((dataset.scales[i - 1], dataset.offsets[i - 1]) for i in indexes)
+    raster.tags = _tags(dataset)
     return raster
+
+
+def _tags(dataset: Any) -> dict[str, str]:
+    return {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
 
 
 def refined(raster: Raster, factor: int) -> tuple[Grid | None, Affine]:

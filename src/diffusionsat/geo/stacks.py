@@ -40,6 +40,8 @@ class Stack(Raster):
             dtype=np.result_type(*(part.dtype for part in parts)),
             nodata=finest.nodata,
         )
+        self.scales = tuple(scale for part in parts for scale in part.scales)
+        self.files = tuple(file for part in parts for file in part.files)
 
     @property
     def coarseness(self) -> tuple[int, ...]:
@@ -122,7 +124,7 @@ class _Crop(Raster):
             nodata=raster.nodata,
         )
         self.raster, self._rows, self._columns = raster, rows, columns
-        self.scales = raster.scales
+        self.scales, self.files = raster.scales, raster.files
 
     @property
     def coarseness(self) -> tuple[int, ...]:

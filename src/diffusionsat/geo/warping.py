@@ -75,7 +75,7 @@ class _Warped(Raster):
             dtype=raster.dtype if exact else np.result_type(raster.dtype, np.float32),
             nodata=raster.nodata if exact else None,
         )
-        self.raster = raster
+        self.raster, self.files = raster, raster.files
         self.resampling: Resampling = resampling
         self._source, self._target = source, grid
         n = 1 if exact else _samples(source, grid)

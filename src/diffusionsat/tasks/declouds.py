@@ -8,7 +8,7 @@ from diffusionsat.errors import ConfigError, RasterError
 from diffusionsat.geo.masks import Grown, marks_any, open_mask
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.inpaint import InpaintRequest, repainting
-from diffusionsat.tasks.inputs import Subject, known, opened
+from diffusionsat.tasks.inputs import Subject, alone, known
 from diffusionsat.tasks.repainting import Repainting
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.scene import Scene
@@ -38,7 +38,7 @@ class DecloudsRequest(InpaintRequest):
         """
         if isinstance(self.grow, bool) or self.grow not in range(MOST_GROWN + 1):
             raise ConfigError(f"grow is {self.grow!r}. Give pixels, 0 to {MOST_GROWN}.")
-        subject = Subject.of(opened(self.image, "declouds")[0])
+        subject = Subject.of(alone(self.image, "declouds"))
         frame = subject.frame
         mask = cloud_mask(frame) if self.mask is None else open_mask(self.mask, frame.raster)
         if not marks_any(mask):

@@ -13,7 +13,7 @@ from diffusionsat.errors import ConfigError
 from diffusionsat.geo.masks import MaskSource, open_mask
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, hashes, known, opened
+from diffusionsat.tasks.inputs import Source, Subject, alone, files_of, hashes, known
 from diffusionsat.tasks.repainting import Repainting, check_feather
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, SamplingRequest, check_count
@@ -52,7 +52,7 @@ class EditRequest(SamplingRequest):
             ConfigError: If an option is not possible.
             RasterError: If an input cannot be read or used.
         """
-        subject = Subject.of(opened(self.image, "edit")[0])
+        subject = Subject.of(alone(self.image, "edit"))
         frame, raster = subject.frame, subject.frame.raster
         hole = None if self.mask is None else open_mask(self.mask, raster)
         feather = check_feather(self.feather)
@@ -66,8 +66,9 @@ class EditRequest(SamplingRequest):
             task="edit",
             output=subject.output(),
             samples=check_count("samples", self.samples, MOST_SAMPLES),
-            said=subject.frame.tags(subject.copied),
+            said=subject.frame.tags(),
             inputs=hashes([frame]),
+            files=[*files_of([frame]), *([] if hole is None else hole.files)],
             more={
                 "strength": self.strength,
                 "feather": feather,

@@ -9,7 +9,18 @@ from diffusionsat.geo.masks import Gaps, MaskSource, marks_any, open_mask
 from diffusionsat.geo.rasters import Raster
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
-from diffusionsat.tasks.inputs import Source, Subject, control_of, hashes, known, opened, placed, ranges_of
+from diffusionsat.tasks.inputs import (
+    Source,
+    Subject,
+    alone,
+    control_of,
+    files_of,
+    hashes,
+    known,
+    opened,
+    placed,
+    ranges_of,
+)
 from diffusionsat.tasks.repainting import Repainting, check_feather
 from diffusionsat.tasks.restoring import restore
 from diffusionsat.tasks.sampling import MOST_SAMPLES, UNGUIDED, SamplingRequest, check_count
@@ -46,7 +57,7 @@ class InpaintRequest(SamplingRequest):
             ConfigError: If an option is not possible.
             RasterError: If an input cannot be read or used.
         """
-        subject = Subject.of(opened(self.image, "inpaint")[0])
+        subject = Subject.of(alone(self.image, "inpaint"))
         raster = subject.frame.raster
         hole = Gaps(raster, subject.colours) if self.mask is None else open_mask(self.mask, raster)
         if self.mask is None and not marks_any(hole):
@@ -83,8 +94,9 @@ def repainting(
         task=task,
         output=subject.output(),
         samples=check_count("samples", request.samples, MOST_SAMPLES),
-        said=subject.frame.tags(subject.copied),
+        said=subject.frame.tags(),
         inputs=hashes([frame, *references]),
+        files=[*files_of([frame, *references]), *hole.files],
         more={"feather": feather, "bands_copied": subject.copied},
         frame=frame,
         hole=hole,

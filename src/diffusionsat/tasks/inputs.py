@@ -13,8 +13,6 @@ from diffusionsat.data.frames import Frame, open_frame, together
 from diffusionsat.data.radiometry import Radiometry
 from diffusionsat.data.sensors import RGB
 from diffusionsat.errors import ConfigError, RasterError
-from diffusionsat.geo.rasters import FileRaster
-from diffusionsat.geo.stacks import Stack
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.output import Output
@@ -38,6 +36,20 @@ def opened(sources: Source | Sequence[Source], task: str) -> list[Frame]:
         raise ConfigError(f"{task} has no image to work on. Give one.")
     frames = together([open_frame(source) for source in several])
     return sorted(frames, key=lambda f: (f.metadata.date or "", f.raster.name, f.raster.digest()))
+
+
+def alone(source: Source, task: str) -> Frame:
+    """The one frame of a source; see `opened`.
+
+    Raises:
+        ConfigError: If there is none, or more than one.
+        RasterError: If it cannot be read.
+    """
+    frames = opened(source, task)
+    if len(frames) > 1:
+        names = ", ".join(frame.raster.name for frame in frames)
+        raise ConfigError(f"{task} works on one image, and {len(frames)} are given: {names}. Give one.")
+    return frames[0]
 
 
 def coloured(frames: Sequence[Frame]) -> Sequence[Frame]:
@@ -176,5 +188,4 @@ def ranges_of(sat: DiffusionSat, control: str | None) -> Ranges | None:
 
 def files_of(frames: Sequence[Frame]) -> list[Path]:
     """Files on this machine that frames are read from."""
-    parts = [p for f in frames for p in (f.raster.parts if isinstance(f.raster, Stack) else [f.raster])]
-    return [file for part in parts if isinstance(part, FileRaster) for file in part.files]
+    return [file for frame in frames for file in frame.raster.files]

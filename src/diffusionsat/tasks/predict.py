@@ -17,6 +17,7 @@ from diffusionsat.tasks.inputs import (
     Subject,
     coloured,
     control_of,
+    files_of,
     hashes,
     known,
     opened,
@@ -89,8 +90,9 @@ class PredictRequest(SamplingRequest):
             task="predict",
             output=subject.output(),
             samples=check_count("samples", self.samples, MOST_SAMPLES),
-            said=subject.frame.tags(subject.copied),
+            said=subject.frame.tags(),
             inputs=hashes(frames),
+            files=files_of(frames),
             more={"bands_copied": subject.copied},
             frame=frame,
         )

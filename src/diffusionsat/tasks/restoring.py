@@ -10,6 +10,8 @@ import copy
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,14 +35,13 @@ from diffusionsat.tasks.job import Job
 from diffusionsat.tasks.limits import warn
 from diffusionsat.tasks.output import Output
 from diffusionsat.tasks.sampling import provenance
-from diffusionsat.tasks.scene import Scene, deciding, tags
+from diffusionsat.tasks.scene import Scene, deciding, forget_layers, layer_path, tags
 
 log = logging.getLogger(__name__)
 
 BLOCK = 512  # pixels of a side that are made at once, about
 
 _BEGUN = "begun"  # in a layer's folder once it is being published: what then has its name is the job's own
-_LAYERS = ("spread", "interval", "samples", "measured", "invented", "support")
 _DIFFERENCES, _CLASSES = ("spread", "invented"), ("support",)  # layers without the offset, and of no unit
 
 OnShare = Callable[[float], bool | None]
@@ -55,6 +56,7 @@ class Restoration(Job):
         output: Form of what is made.
         samples: Images that are made; their mean is the result.
         inputs: Names and hashes of the inputs.
+        files: Those that the inputs are read from, which must not be written over.
         said: Tags that let the output be read as the input was.
         more: What else provenance says.
         **kwargs: See `Job`.
@@ -72,13 +74,14 @@ class Restoration(Job):
         output: Output,
         samples: int = 1,
         inputs: Mapping[str, str],
+        files: Sequence[Path],
         said: Mapping[str, str],
         more: Mapping[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.task, self.output, self.samples, self.inputs = task, output, samples, inputs
-        self.said, self.more = dict(said), dict(more)
+        self.files, self.said, self.more = tuple(files), dict(said), dict(more)
         name, learnt = self.sat.config.name, self.sat.facts.of(self.control)
         warn(name, learnt, self.metadata, (self.width, self.height), self.views)
         if samples > 1 and self.calibration is None:
@@ -170,7 +173,7 @@ class Restoration(Job):
         mean = light.mean(0)
         values, valid = self.others(rows, columns)
         places = list(self.output.colours)
-        nothing = self.output.dtype.type(0 if self.output.nodata is None else self.output.nodata)
+        nothing = self.output.dtype.type(self._nothing)
         before = values[places], valid[places]
 
         def composed(light: np.ndarray) -> Pixels:
@@ -207,6 +210,13 @@ class Restoration(Job):
         least, most = (radiometry.stored(end) for end in self.output.limits())
         ends = [np.clip(centre + distance, least, most) for distance in (-half, half)]
         return np.concatenate(ends).astype(np.float32)
+
+    @property
+    def _nothing(self) -> float:
+        """What stands where a band has no number: NaN, where nothing else is agreed on and it can."""
+        if self.output.nodata is None:
+            return math.nan if self.output.dtype.kind == "f" else 0
+        return self.output.nodata
 
     def with_margin(self, inner: range, length: int) -> range:
         """A range with what `finish` looks at around it."""
@@ -258,7 +268,8 @@ class Restoration(Job):
         image = made["image"]
         image.scales = self.output.scales
         colours = image.values[list(self.output.colours)]
-        shown = self.output.radiometry.show(self.output.radiometry.light(colours))
+        there = image.valid[list(self.output.colours)]
+        shown = self.output.radiometry.show(self.output.radiometry.light(np.where(there, colours, 0)))
         return Scene(
             pixels=np.moveaxis(np.rint(255 * shown).astype(np.uint8), 0, 2),
             grid=self.grid,
@@ -267,6 +278,7 @@ class Restoration(Job):
             raster=image,
             said=self.said,
             layers={name: raster for name, raster in made.items() if name != "image"},
+            files=self.files,
         )
 
 
@@ -311,11 +323,7 @@ def _blank(job: Restoration, bands: tuple[str, ...], dtype: np.dtype, nodata: fl
 
 def paths_of(job: Restoration, path: Path) -> dict[str, Path]:
     """Where each layer goes: the image to ``path``, others beside it, ``OUT.spread.tif`` and so on."""
-    return {name: path if name == "image" else _layer(path, name) for name in job.layers}
-
-
-def _layer(path: Path, name: str) -> Path:
-    return path.with_name(f"{path.stem}.{name}{path.suffix}")
+    return {name: path if name == "image" else layer_path(path, name) for name in job.layers}
 
 
 def is_made(job: Restoration, path: Path) -> bool:
@@ -331,7 +339,6 @@ def restore_to(
     job: Restoration,
     path: Path,
     *,
-    inputs: Sequence[Path] = (),
     overwrite: bool = False,
     execute: Execute = map,
     on_share: OnShare | None = None,
@@ -343,7 +350,6 @@ def restore_to(
     Args:
         job: What to do.
         path: GeoTIFF to write.
-        inputs: Files that must not be written over.
         overwrite: Replace existing files.
         execute: Who does the work.
         on_share: Called with the share of the work that is done; returning False stops, and all is kept.
@@ -359,7 +365,7 @@ def restore_to(
     paths, work = paths_of(job, path), path.with_name(f".{path.name}.work")
     own = {name: overwrite or (work / name / _BEGUN).exists() for name in paths}
     for name, each in paths.items():
-        check_replaceable(each, inputs=inputs, overwrite=own[name])
+        check_replaceable(each, inputs=job.files, overwrite=own[name])
     _claim(work, job.identity, overwrite=overwrite)
     latents = []
     for index in range(job.samples):
@@ -368,7 +374,7 @@ def restore_to(
         told = _shares(on_share, index, job.samples + 1)
         solved = job.sample(index).solve_on_disk(folder, job.identity, execute=execute, on_unit=told)
         latents.append(str(solved))
-    drawing = _Drawing(job, latents, _writers(job, paths, work, own, inputs))
+    drawing = _Drawing(job, latents, _writers(job, paths, work, own))
     told, blocks = _shares(on_share, job.samples, job.samples + 1), len(list(job.blocks()))
     missing = [block for block in range(blocks) if not drawing.has(block)]
     for done, _ in enumerate(execute(drawing, missing), blocks - len(missing) + 1):
@@ -376,23 +382,39 @@ def restore_to(
             raise Cancelled(f"stopped after {done} of {blocks} blocks")
     for writer in drawing.writers.values():
         writer.join()
-    for name in sorted(paths, key=lambda name: name == "image"):  # which is only there with its layers
-        if not paths[name].exists():
-            (work / name / _BEGUN).touch()
-        drawing.writers[name].publish()
+    with _as_before(paths, work):
+        for name in sorted(paths, key=lambda name: name == "image"):  # which is only there with its layers
+            if not paths[name].exists():
+                (work / name / _BEGUN).touch()
+            drawing.writers[name].publish()
     if overwrite:
-        _forget(path, paths)
+        forget_layers(path, paths, job.files)
     shutil.rmtree(work)
     return paths
 
 
-def _forget(path: Path, paths: Mapping[str, Path]) -> None:
-    """Remove layers that tell of the image that was replaced."""
-    for name in set(_LAYERS) - set(paths):
-        layer = _layer(path, name)
-        with contextlib.suppress(RasterError):  # it is no raster, and not ours
-            if layer.is_file() and read_tags(layer) is not None:
-                layer.unlink()
+@contextlib.contextmanager
+def _as_before(paths: Mapping[str, Path], work: Path) -> Iterator[None]:
+    """What several files were, should one of them not be replaced."""
+    kept = {}
+    for name, path in paths.items():
+        if path.exists():
+            kept[name] = work / f"{name}.before"
+            kept[name].unlink(missing_ok=True)
+            try:
+                os.link(path, kept[name])
+            except OSError:  # there are file systems without
+                shutil.copy2(path, kept[name])
+    try:
+        yield
+    except RasterError:
+        for name, path in paths.items():
+            if name in kept:
+                kept[name].replace(path)
+            else:
+                path.unlink(missing_ok=True)
+                (work / name / _BEGUN).unlink(missing_ok=True)
+        raise
 
 
 def _shares(on_share: OnShare | None, stage: int, stages: int) -> Callable[[int, int], bool | None] | None:
@@ -423,7 +445,7 @@ def _claim(work: Path, identity: str, *, overwrite: bool) -> None:
 
 
 def _writers(
-    job: Restoration, paths: Mapping[str, Path], work: Path, own: Mapping[str, bool], inputs: Sequence[Path]
+    job: Restoration, paths: Mapping[str, Path], work: Path, own: Mapping[str, bool]
 ) -> dict[str, RasterWriter]:
     """What writes each layer; a file that is the job's own already may be replaced."""
     said = tags(job.metadata, job.provenance()) | job.said
@@ -442,7 +464,7 @@ def _writers(
             crs=out.crs,
             transform=out.transform,
             tags=said | ({} if name == "image" else {"LAYER": name}),
-            inputs=inputs,
+            inputs=job.files,
             overwrite=own[name],
         )
         for name, (bands, dtype, nodata) in job.layers.items()

@@ -1,10 +1,11 @@
 """`Scene`: what every job returns, and how it is written: GeoTIFF, PNG, STAC."""
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from diffusionsat.metadata import Metadata
 if TYPE_CHECKING:
     from diffusionsat.geo.rasters import ArrayRaster
 
+LAYERS = ("spread", "interval", "samples", "measured", "invented", "support")
 SYNTHETIC = "Synthetic image made by a generative model (diffusionsat); not a measurement of any place."
 
 
@@ -36,6 +38,32 @@ def tags(metadata: Metadata, provenance: Mapping[str, Any]) -> dict[str, str]:
         "METADATA": metadata.to_json(),
         TAG: json.dumps(provenance, allow_nan=False),
     }
+
+
+def layer_path(path: Path, name: str) -> Path:
+    """Where a layer goes that is written beside an image."""
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
+
+
+def forget_layers(path: Path, kept: Container[str], files: Sequence[Path]) -> None:
+    """Remove layers that tell of an image which was replaced.
+
+    Args:
+        path: The image.
+        kept: Names of layers that are its own.
+        files: Inputs, which stay.
+    """
+    from diffusionsat.geo.publishing import refuse_inputs
+    from diffusionsat.geo.rasters import open_raster
+
+    for name in LAYERS:
+        layer = layer_path(path, name)
+        if name in kept or not layer.is_file():
+            continue
+        with contextlib.suppress(RasterError):  # an input, or no raster
+            refuse_inputs(layer, files)
+            if open_raster(layer).tags.get("LAYER") == name:
+                layer.unlink()
 
 
 def deciding(bands: Sequence[str], provenance: Mapping[str, Any]) -> list[str]:
@@ -55,8 +83,8 @@ class Scene:
         raster: The numbers in the input's bands, units and dtype, if an image was the input; ``pixels`` is
             how they are shown.
         said: Tags that let the raster be read as the input was.
-        layers: Rasters on the same grid that say more: ``spread``, ``interval``, ``measured``, ``invented``,
-            ``support``.
+        layers: Rasters on the same grid that say more, by their names, of `LAYERS`.
+        files: Those that the inputs were read from, which are not written over.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -66,6 +94,7 @@ class Scene:
     raster: "ArrayRaster | None" = field(default=None, repr=False)
     said: Mapping[str, str] = field(default_factory=dict, repr=False)
     layers: "Mapping[str, ArrayRaster]" = field(default_factory=dict, repr=False)
+    files: Sequence[Path] = field(default=(), repr=False)
 
     def layer(self, name: str) -> np.ndarray:
         """Values of a layer, (bands, H, W).
@@ -141,7 +170,7 @@ class Scene:
         """Write a Cloud Optimized GeoTIFF (.tif, .tiff) or a PNG with a world file (.png, .pgw).
 
         A PNG holds no CRS; its text chunks name it. Without a place both are plain pixels. What lies beside
-        a GeoTIFF that is replaced, and changes how it is read, goes.
+        an image that is replaced, and changes how it is read, goes, and so do layers of a GeoTIFF.
 
         Args:
             path: File to write.
@@ -154,16 +183,17 @@ class Scene:
             RasterError: If the suffix is another, the file exists, is an input or cannot be written; nothing
                 is left then.
         """
-        from diffusionsat.geo.publishing import refuse_inputs, replacing
+        from diffusionsat.geo.publishing import check_replaceable, forget_sidecars, replacing
 
         path = Path(path)
-        inputs = map(Path, self.provenance.get("inputs", ()))
-        refuse_inputs(path, [each for each in inputs if each.is_file()])
         if path.suffix.lower() in (".tif", ".tiff"):
-            with replacing(path, overwrite=overwrite) as partial:
+            with replacing(path, inputs=self.files, overwrite=overwrite) as partial:
                 partial.write_bytes(self.to_geotiff())
+            forget_layers(path, (), self.files)
         elif path.suffix.lower() == ".png":
+            check_replaceable(path, inputs=self.files, overwrite=overwrite)
             save_png(path, self.pixels, self.grid, self.tags(), overwrite=overwrite)
+            forget_sidecars(path, own=[path.with_suffix(".pgw")])
         else:
             raise RasterError(f"{path} has suffix {path.suffix!r}. Give .tif, .tiff or .png.")
         return path

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from diffusionsat.tasks.inputs import (
     Source,
     Subject,
     control_of,
+    files_of,
     finest,
     hashes,
     known,
@@ -110,22 +111,23 @@ class UpscaleRequest(SamplingRequest):
         gsd = None if coarse.gsd is None else coarse.gsd / self.factor
         control = control_of(sat, self.control, "super-resolution")
         ranges = ranges_of(sat, control)
+        given = [*frames, *sharp]
+        told = [coarse if f is frame else placed(f, coarse) for f in given]
+        views = [view_of(f, raster, self.factor, m, ranges) for f, m in zip(given, told, strict=True)]
         return Upscale(
             sat,
             settings,
             coarse.replace(gsd=gsd),
             (raster.width * self.factor, raster.height * self.factor),
             grid=grid,
-            views=[
-                view_of(f, raster, self.factor, coarse if f is frame else placed(f, coarse), ranges=ranges)
-                for f in (*frames, *sharp)
-            ],
+            views=[replace(view, continued=f is frame) for f, view in zip(given, views, strict=True)],
             control=control,
             task="upscale",
             output=subject.output(places, transform),
             samples=samples,
-            said=subject.frame.tags(repeated),
-            inputs=hashes([*frames, *sharp]),
+            said=subject.frame.tags(),
+            inputs=hashes(given),
+            files=files_of(given),
             more={
                 "factor": self.factor,
                 "consistency": self.consistency,

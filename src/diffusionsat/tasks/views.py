@@ -21,6 +21,7 @@ from diffusionsat.geo.warping import on_grid
 from diffusionsat.metadata import Metadata
 from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import BANDS, Frames
+from diffusionsat.tasks.measuring import filled
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,15 @@ class View:
         slots: Place in `BANDS` of each band; None for one that has none.
         radiometry: Of its bands.
         metadata: What the networks are told of it.
+        continued: Whether gaps are shown as what lies around goes on, where the result has gaps too: beside a
+            hole networks draw too bright a rim.
     """
 
     raster: Raster
     slots: tuple[int | None, ...]
     radiometry: Radiometry
     metadata: Metadata
+    continued: bool = False
 
     def read(self, rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
         """What is shown of every band in `BANDS`, float32 (13, rows, columns), NaN where nothing is.
@@ -53,7 +57,10 @@ class View:
             The values, and which bands there are, bool (13,).
         """
         values, valid = self.raster.read(rows, columns)
-        shown = self.radiometry.show(self.radiometry.light(values))
+        shown = self.radiometry.show(self.radiometry.light(np.where(valid, values, 0)))
+        if self.continued:
+            whole, gap = filled(torch.from_numpy(shown)[None], torch.from_numpy(valid)[None])
+            shown, valid = whole[0].numpy(), valid | gap[0].numpy()
         out = np.full((len(BANDS), len(rows), len(columns)), np.nan, np.float32)
         there = np.zeros(len(BANDS), bool)
         for band, slot in enumerate(self.slots):
