@@ -199,21 +199,23 @@ def choose(
         ConfigError: If there are not so many.
         DatasetError: If one cannot be read.
     """
-    grounds: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for which, source in enumerate(sources):
-        there = source.images
-        for image in np.flatnonzero(there.colour & (there.side >= size)).tolist():
-            grounds.setdefault((which, int(there.ground[image])), []).append((which, image))
-    drawn = list(grounds.values())
+    images = [
+        (which, image)
+        for which, source in enumerate(sources)
+        for image in np.flatnonzero(source.images.colour & (source.images.side >= size)).tolist()
+    ]
     halves: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
-    for ground in np.random.Generator(np.random.Philox(seed)).permutation(len(drawn)):
-        min(halves, key=len).extend(drawn[ground])
+    half_of: dict[tuple[int, int], list[tuple[int, int]]] = {}  # of each ground
+    for i in np.random.Generator(np.random.Philox(seed)).permutation(len(images)):
+        which, image = images[i]
+        ground = which, int(sources[which].images.ground[image])
+        half_of.setdefault(ground, min(halves, key=len)).append((which, image))
     most = min(map(len, halves))
     count = min(MOST, most) if n is None else n
     if not 2 <= count <= most:
         raise ConfigError(
             f"{count} images to ask for and as many others to compare with are wanted, at least 2; of the "
-            f"data's {sum(map(len, halves))} of {size} px and more, of {len(drawn)} places, {most} can be. "
+            f"data's {len(images)} of {size} px and more, of {len(half_of)} places, {most} can be. "
             "Give another -n or --size, or more --data."
         )
     return tuple(  # pyright: ignore[reportReturnType], two of them
