@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import rasterio
+from affine import Affine
 from fakes import eurosat, files, fmow, folder
 from PIL import Image
 
@@ -212,6 +214,46 @@ def test_shards_of_records_that_changed_are_made_again(tmp_path):
     prepare(job, tmp_path / "o", Stops())
     prepare(job, tmp_path / "fresh", Stops())
     assert content(tmp_path / "o") == content(tmp_path / "fresh")
+
+
+def test_images_that_would_teach_what_is_not_so_are_rejected(tmp_path):
+    src = tmp_path / "own"
+    src.mkdir()
+    values = np.random.default_rng(0).integers(1, 200, (3, 16, 12)).astype(np.uint8)
+    north, turned = Affine(10, 0, 5e5, 0, -10, 5.2e6), Affine(10, 0, 5e5, 0, 10, 5.2e6)
+    places = {
+        "good": (values, north),
+        "southup": (values, turned),
+        "rotated": (values, north @ Affine.rotation(20)),
+        "empty": (values * 0, north),
+        "nan": (np.full((3, 16, 12), np.nan, np.float32), north),
+    }
+    for name, (pixels, place) in places.items():
+        size = {"width": 12, "height": 16, "count": 3, "dtype": pixels.dtype, "nodata": 0}
+        with rasterio.open(
+            src / f"{name}.tif", "w", driver="GTiff", crs="EPSG:32632", transform=place, **size
+        ) as file:
+            file.write(pixels)
+            file.descriptions = ("B04", "B03", "B02")
+    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(src / "deep.png")
+    Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(src / "clear.png")
+    (src / "item.json").write_text('{"features": null}')
+    (src / "asset.json").write_text('{"type": "Feature", "stac_version": "1.1.0", "assets": {"a": null}}')
+    prepare(Job(dataset="folder", sources=(src,)), tmp_path / "o", Stops())
+    lines = (tmp_path / "o/rejected.jsonl").read_text().splitlines()
+    said = {Path(line["file"]).name: line["reason"] for line in map(json.loads, lines)}
+    assert Source(tmp_path / "o").images.side.tolist() == [12]
+    for name, words in {
+        "southup.tif": "north is not up",
+        "rotated.tif": "north is not up",
+        "empty.tif": "no valid pixel",
+        "nan.tif": "no valid pixel",
+        "deep.png": "16 bits",
+        "clear.png": "transparent",
+        "item.json": "looks like STAC",
+        "asset.json": "looks like STAC",
+    }.items():
+        assert words in said[name]
 
 
 def test_two_sources_and_a_key_of_both(tmp_path):

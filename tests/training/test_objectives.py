@@ -127,9 +127,15 @@ def test_an_average_chosen_after_training():
     factors = averages.combination(kept, (1600.0, 0.075))
     got = averages.combine(weights, factors)["weight"].double()
     wanted = averaged(0.075, 1600) * torch.tensor([1.0, 1600])
-    assert factors.sum() == pytest.approx(1, abs=0.01)
+    assert factors.sum() == pytest.approx(1)
     torch.testing.assert_close(got, wanted, rtol=5e-3, atol=0)
     assert abs(float(weights[7]["weight"][0]) / float(wanted[0]) - 1) > 0.01
+
+
+def test_an_average_of_few_snapshots_shrinks_no_weight():
+    for wanted in (0.02, 0.05, 0.2, 0.25):
+        kept = [(float(t), 0.1) for t in range(100, 1601, 100)]
+        assert averages.combination(kept, (1600.0, wanted)).sum() == pytest.approx(1)
 
 
 def test_schedule_of_rates():

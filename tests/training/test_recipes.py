@@ -1,18 +1,27 @@
 """Every config that comes with the package builds and makes a step, at tiny size, on images drawn here."""
 
+import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from diffusionsat.data.records import Frame, Record
+from diffusionsat.data.shards import write_shard
+from diffusionsat.data.sources import held_out
 from diffusionsat.errors import ConfigError
+from diffusionsat.metadata import Metadata
 from diffusionsat.training.compact import read_autoencoder
+from diffusionsat.training.families import make_family
 from diffusionsat.training.procedural import Procedural
 from diffusionsat.training.recipe import read_recipe, shipped
-from diffusionsat.training.run import run, try_out
+from diffusionsat.training.reconstruction import ReconstructionJob
+from diffusionsat.training.run import make_examples, run, try_out
 
 DENOISER = "{channels=[16,32],blocks=1,attention=[false,true],head_width=16,embedding=32,text_width=32}"
 AUTOENCODER = "{encoder_channels=[16,16],decoder_channels=[16,16]}"
@@ -129,6 +138,12 @@ def test_published_values(reference):
         (("data.procedural=false",), "data.sources is empty"),
         (("run.task=text2image",), "run.task is 'text2image'.*Did you mean 'text-to-image'"),
         (("data.batch_size=0",), "data.batch_size is 0"),
+        (("data.sizes={}",), "data.sizes is empty"),
+        (("data.sizes={63=1}",), "multiples of 8"),
+        (("average.kind=published", "average.write=0.05"), "average.write is for average.kind power"),
+        (("average.widths=[]",), "needs average.widths"),
+        (("average.snapshots=4", "average.write=0.05"), "two average.widths on both sides"),
+        (("average.snapshots=5000",), "more than run.images"),
         (("optimizer.lr=1",), "unknown key 'optimizer'. Did you mean 'optimiser'"),
     ],
 )
@@ -137,10 +152,57 @@ def test_recipes_that_cannot_be(settings, says):
         read_recipe("tiny", settings)
 
 
+@pytest.mark.parametrize("keeps", [2, 0])
+def test_images_that_nothing_is_learned_from_are_told(keeps, tmp_path, caplog):
+    inside = next(lon for lon in range(180) if held_out("mine", "", lon + 0.5, 0.5)) + 0.5
+    outside = next(lon for lon in range(180) if not held_out("mine", "", lon + 0.5, 0.5)) + 0.5
+    for name, places in (("mine", [inside] * 6), ("theirs", [outside] * 6)):
+        records = []
+        for i, lon in enumerate(places):
+            buffer = io.BytesIO()
+            np.save(buffer, np.full((8, 8, 3), i, np.uint8))
+            known = Metadata(lon=lon, lat=0.5)
+            frame = Frame(content=buffer.getvalue(), format="npy", name=f"{i}", metadata=known)
+            records.append(Record(key=f"{i}", source=name, frames=(frame,), licence="l", place=f"{i}"))
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "train.parquet", records, None, "")
+    sources = ", ".join(f'{{name="{name}",path="{tmp_path / name}"}}' for name in ("mine", "theirs"))
+    settings = ("data.procedural=false", f"data.sources=[{sources}]", "data.sizes={8=1}")
+    examples, others = make_examples(read_recipe("tiny", (*settings, f"data.held_out={keeps}")))
+    seen = {examples.example(i, 8).source for i in range(40)}
+    if keeps:
+        assert "mine: 6 of 6 images are of places kept for validation" in caplog.text
+        assert (seen, {others.example(i, 8).source for i in range(9)}) == ({"theirs"}, {"mine"})
+    else:
+        assert "kept for validation" not in caplog.text
+        assert seen == {"mine", "theirs"}
+
+
 def test_an_unknown_name_lists_those_there_are():
     with pytest.raises(ConfigError, match="published/xbd-past"):
         read_recipe("nothing")
     assert Path(shipped()["tiny"]).is_file()
+
+
+def test_an_autoencoder_is_taught_the_same_by_parts_and_by_several_processes(tiny, tmp_path):
+    recipe = small("compact/autoencoder", tmp_path / "run", tiny, None)
+    family = make_family(recipe)
+    jobs = [
+        ReconstructionJob(recipe, family, *make_examples(recipe), SimpleNamespace(rank=rank, count=count))
+        for rank, count in ((0, 1), (0, 2), (1, 2))
+    ]
+
+    def digest(image):
+        return hashlib.sha256(image.numpy().tobytes()).hexdigest()
+
+    for step in range(12):
+        whole, *parts = (job.batch(4 * step, step) for job in jobs)
+        with torch.no_grad():
+            losses = dict(zip(map(digest, whole.images), jobs[0].learner(whole).tolist(), strict=True))
+            for part in (*parts, *whole.parts(2)):
+                found = jobs[0].learner(part).tolist()
+                wanted = [losses[digest(image)] for image in part.images]
+                assert found == pytest.approx(wanted, rel=0.02)  # bf16, in batches of other shapes
 
 
 def test_an_autoencoder_learns_and_its_latents_are_normal(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -62,7 +63,9 @@ def command(config: str, settings: tuple[str, ...], print_config: bool, dry_run:
             click.echo(f"error: {error}", err=True)
             return 1
     if model is None:
-        words = " ".join(["diffusionsat train", config, *(f"--set {setting}" for setting in settings)])
+        words = shlex.join(
+            ["diffusionsat", "train", config, *(word for each in settings for word in ("--set", each))]
+        )
         click.echo(f"stopped; the state is saved in {recipe.run.output}. Go on with: {words}", err=True)
         return 130
     if os.environ.get("RANK", "0") == "0":  # of what torchrun started

@@ -77,6 +77,7 @@ class Mixture:
         seed: Of order, crops, captions.
         sizes: Share of the batches by the side of their images in pixels.
         drop_pieces: Rate at which each piece of a caption is left out.
+        phrasings: Whether captions are said in other words at times, and with the month.
         unplaced: Rate at which the place of a single image is withheld, so that it may be turned any way.
             Source: the augmentation of Karras et al. 2022 (EDM), section 5, whose network is told of it.
         companions: What is given for conditional tasks; None gives single images, every frame of a sequence
@@ -96,12 +97,14 @@ class Mixture:
         sizes: Mapping[int, float],
         weights: Mapping[str, float] | None = None,
         drop_pieces: float = 0.1,
+        phrasings: bool = True,
         unplaced: float = 0.0,
         companions: Companions | Conditions | None = None,
         held_out: bool = False,
     ) -> None:
         self.sources, self.seed, self.companions = tuple(sources), check_seed(seed), companions
-        self.weights, self.drop_pieces, self.unplaced = weights, drop_pieces, unplaced
+        self.weights, self.unplaced = weights, unplaced
+        self.drop_pieces, self.phrasings = drop_pieces, phrasings
         self.sizes = {size: share for size, share in sizes.items() if share > 0}
         _check(self.sources, weights, self.sizes)
         self._masks = _masks(self.sources, companions)
@@ -167,6 +170,7 @@ class Mixture:
             sizes={size: 1.0},
             weights=self.weights,
             drop_pieces=self.drop_pieces,
+            phrasings=self.phrasings,
             companions=self.companions,
             held_out=True,
         )
@@ -180,7 +184,9 @@ class Mixture:
                 parts.append((_Order(source, np.flatnonzero(rows), self.seed), float(share)))
             elif share > 0 or self.weights is None:
                 log.info(
-                    "%s has no image of %d px for this task; the others get its share", source.name, size
+                    "%s has no image of %d px for this task in these places; the others get its share",
+                    source.name,
+                    size,
                 )
         if not parts:
             sides = [source.images.side[self._usable(source.images, 1)] for source in self.sources]
@@ -214,6 +220,8 @@ class Mixture:
 
     def _caption(self, record: Record, frame: Frame, rng: np.random.Generator) -> str:
         sentence = captions.some_pieces(record.pieces + frame.pieces, self.drop_pieces, rng)
+        if not self.phrasings:
+            return sentence
         return captions.caption(
             sentence, rng, source=record.source, label=record.label, month=frame.metadata.month
         )

@@ -118,6 +118,10 @@ def _tif(content: bytes, _: int) -> np.ndarray:
 
 def _image(content: bytes, bands: int) -> np.ndarray:
     image = Image.open(io.BytesIO(content))
+    if bands == 3 and image.mode.startswith("I"):
+        raise DatasetError("It is grey, of 16 bits or more; give a GeoTIFF, or 8 bits a colour.")
+    if bands == 3 and "A" in image.getbands() and image.getchannel("A").getextrema()[1] == 0:
+        raise DatasetError("It is transparent everywhere.")
     if bands == 3:
         image = image.convert("RGB")
     return np.atleast_3d(np.asarray(image))

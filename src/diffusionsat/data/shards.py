@@ -197,6 +197,8 @@ def _gsd(frame: Frame, image: _Encoded) -> float | None:
 def _encoded(frame: Frame, size: int | None, *, display: bool) -> _Encoded:
     """A frame's image, as it was encoded if it may stay so, else without loss."""
     pixels = frame.pixels()  # also of what stays: a damaged image is found now and not in training
+    if not (frame.scaling or Scaling()).valid(pixels).any():
+        raise DatasetError(f"{frame.name} has no valid pixel: all is nodata or no number.")
     content = frame.encoded()
     height, width = pixels.shape[:2]
     larger = size is not None and max(height, width) > size

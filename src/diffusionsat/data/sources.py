@@ -191,7 +191,8 @@ class Source:
 
     def _find(self, split: str) -> tuple[str, ...]:
         if self._store.has(INDEX):
-            self._index = _index(self._store.read(INDEX), self.address)
+            with self._reading(INDEX):
+                self._index = _index(self._store.read(INDEX), self.address)
             found = [file["name"] for file in self._index["files"] if file["split"] == split and file["rows"]]
             said = sorted({file["split"] for file in self._index["files"]})
         else:

@@ -77,21 +77,25 @@ def power_exponent(width: float) -> float:
 def combination(snapshots: Sequence[tuple[float, float]], wanted: tuple[float, float]) -> np.ndarray:
     """Factors by which snapshots of averages are added up to the average of another width.
 
-    Source: Karras et al. 2024 (EDM2), section 3.2 and algorithm 3: least squares between the profiles.
+    Source: Karras et al. 2024 (EDM2), section 3.2 and algorithm 3: least squares between the profiles, here
+    of such factors as add up to 1, so that no weight shrinks.
 
     Args:
         snapshots: Time (images or steps) and relative width of each.
         wanted: Time and relative width of the average to make.
 
     Returns:
-        One factor a snapshot; they add up to about 1.
+        One factor a snapshot; they add up to 1.
     """
     times = np.array([[t for t, _ in snapshots]], np.float64)
     exponents = np.array([[power_exponent(w) for _, w in snapshots]])
     time, exponent = wanted[0], power_exponent(wanted[1])
     gram = _inner(times.T, exponents.T, times, exponents)
     against = _inner(times, exponents, np.array([[time]]), np.array([[exponent]]))
-    return np.linalg.lstsq(gram, against.ravel(), rcond=None)[0]
+    count = len(gram)
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count], system[count, count] = gram, 0
+    return np.linalg.lstsq(system, np.append(against.ravel(), 1.0), rcond=None)[0][:count]
 
 
 def _inner(t: np.ndarray, g: np.ndarray, u: np.ndarray, h: np.ndarray) -> np.ndarray:

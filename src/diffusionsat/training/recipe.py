@@ -88,7 +88,8 @@ class Data:
         cache_folder: Where these latents lie; empty is ``cache`` in the run's folder.
         workers: Threads that read and crop images.
         processes: Processes that do it instead, where these threads are too slow for a GPU; 0 is none.
-        held_out: Images of held-out places for the validation loss.
+        held_out: Images of held-out places, a tenth of the Earth's cells, for the validation loss; 0 learns
+            from these places too.
         frames: Of a compact ControlNet: what is given.
         targets: Of a published ControlNet, and so the next five: roles of the frames that are predicted;
             empty is all that have colours.
@@ -100,6 +101,7 @@ class Data:
         condition_scale: How many times smaller than the image such a frame is.
         numbers_in_words: Write the numbers into the caption instead of giving them as such; for comparisons.
         no_piece: Chance of each piece of a caption to be left out.
+        phrasings: Whether captions are said in other words at times, and with the month.
         unplaced: Chance of the place of a single image to be withheld, so that it may be turned any way.
         no_number: Chance of each of the seven numbers alone to be unknown, besides ``dropping``.
         dropping: How often conditions are unknown.
@@ -123,6 +125,7 @@ class Data:
     condition_scale: Literal[1, 2, 4, 8] = 1
     numbers_in_words: bool = False
     no_piece: Share = 0.1
+    phrasings: bool = True
     unplaced: Share = 0.0
     no_number: Share = 0.0
     dropping: Rates = field(default_factory=Rates)
@@ -241,8 +244,8 @@ class Average:
 
     Args:
         kind: none; power, over the last part of the run whatever its length; or published.
-        widths: Of power: relative widths (EDM2's sigma_rel) that are kept; the first is written, and any
-            width between can be made after training from snapshots.
+        widths: Of power: relative widths (EDM2's sigma_rel) that are kept; the first is written, and of two
+            any width between can be made after training from snapshots.
         decay: Of published: the largest decay.
         snapshots: Of power: how many snapshots of the averages are kept over the run.
         write: Of power: the relative width that is written in the end, made from the snapshots if it is
@@ -318,9 +321,24 @@ class Recipe:
             "data.condition_ranges must have one pair for each of data.condition_bands": (
                 len(self.data.condition_ranges) not in (0, len(self.data.condition_bands))
             ),
-            "average.write is a width to be made of snapshots; give average.snapshots": (
-                self.average.write not in (0.0, *self.average.widths) and not self.average.snapshots
+            "average.write is for average.kind power": (
+                self.average.write != 0 and self.average.kind != "power"
             ),
+            "average.kind power needs average.widths": (
+                self.average.kind == "power" and not self.average.widths
+            ),
+            "average.write is a width to be made of snapshots of two others; give average.snapshots, and two "
+            "average.widths on both sides of it": (
+                self.average.kind == "power"
+                and self.average.write not in (0.0, *self.average.widths)
+                and not (
+                    self.average.snapshots
+                    and min(self.average.widths) < self.average.write < max(self.average.widths)
+                )
+            ),
+            "average.snapshots are more than run.images": self.average.snapshots > self.run.images,
+            "data.sizes is empty; give sides in pixels, multiples of 8": not self.data.sizes,
+            "data.sizes are multiples of 8": any(side % 8 for side in self.data.sizes),
             "run.task autoencoder is for the compact family, which trains its own": (
                 self.model.family == "published" and self.run.task == "autoencoder"
             ),

@@ -151,10 +151,12 @@ class ReconstructionJob:
         """See `loop.Job.batch`."""
         read = self.reader(seen, step)
         channels, side = len(self.network.latent_scale), read.images.shape[2] // 4
+        # What is done to a batch is drawn for all of it, whatever part of it this process or step has.
+        chance = np.random.Generator(np.random.Philox(key=[self.recipe.run.seed, step])).random()
         return Batch(
             images=read.images,
             noise=normal(read.rngs, (channels, side, side)),
-            level=read.level,
+            level=torch.full_like(read.level, chance),
             numbers=read.numbers,
         )
 

@@ -38,6 +38,7 @@ from diffusionsat.training.trackers import Trackers, check
 
 log = logging.getLogger(__name__)
 
+_MANY = 0.3  # of a source's images in held-out places, where a tenth is expected
 MODEL = "model"  # the checkpoint's folder in a run's
 
 
@@ -130,10 +131,21 @@ def make_examples(recipe: Recipe) -> tuple[Examples, Examples | None]:
         most=data.condition_frames, targets=data.targets or None, conditions=data.conditions or None
     )
     sources = [Source(source.path, name=source.name) for source in data.sources]
-    if all(source.images.held_out.all() for source in sources):
-        log.warning("all images are of places kept for validation; they are trained on all the same")
+    if not data.held_out or all(source.images.held_out.all() for source in sources):
+        if data.held_out:
+            log.warning("all images are of places kept for validation; they are trained on all the same")
         for source in sources:
             source.images = replace(source.images, held_out=np.zeros_like(source.images.held_out))
+    for source in sources:
+        kept = source.images.held_out
+        if kept.mean() > _MANY:
+            log.warning(
+                "%s: %d of %d images are of places kept for validation, and nothing is learned from them; "
+                "data.held_out=0 keeps none",
+                source.name,
+                kept.sum(),
+                len(kept),
+            )
     series = data.frames.series if data.frames else ()
     mixture = Mixture(
         [Series(source) if source.name in series else source for source in sources],
@@ -141,6 +153,7 @@ def make_examples(recipe: Recipe) -> tuple[Examples, Examples | None]:
         seed=recipe.run.seed,
         sizes=data.sizes,
         drop_pieces=data.no_piece,
+        phrasings=data.phrasings,
         unplaced=data.unplaced,
         companions=companions if controlled else None,
     )
@@ -249,6 +262,11 @@ def _apply_average(recipe: Recipe, state: State, folder: Path) -> None:
     weights = state.averages[f"{wanted:g}"].weights if f"{wanted:g}" in state.averages else average.weights
     if wanted and f"{wanted:g}" not in state.averages:
         files = sorted((folder / SNAPSHOTS).glob("*.safetensors"))
+        if not files:
+            raise ConfigError(
+                f"{folder} has no snapshots to make the average of width {wanted:g} of; it was trained "
+                f"without average.snapshots. It has {', '.join(state.averages)}: give one of these."
+            )
         about = [(float(t), float(w)) for t, w in (file.stem.split("-") for file in files)]
         factors = averaging.combination(about, (float(state.step), wanted))
         weights = averaging.combine([read_tensors(file) for file in files], factors)

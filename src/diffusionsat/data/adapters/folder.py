@@ -77,11 +77,15 @@ def _stac(src: Path) -> tuple[dict[Path, dict[str, Any]], list[Bad]]:
         except DatasetError as error:
             broken.append(Bad(str(path), str(error)))
             continue
-        for item in content.get("features", [content]) if isinstance(content, dict) else []:
-            if "stac_version" in item and item.get("type") == "Feature":
-                hrefs = [asset["href"] for asset in item.get("assets", {}).values() if "href" in asset]
-                beside = [] if "features" in content else [path.with_suffix(suffix) for suffix in _FORMATS]
-                found |= {file.resolve(): item for file in [path.parent / href for href in hrefs] + beside}
+        try:
+            for item in content.get("features", [content]) if isinstance(content, dict) else []:
+                if "stac_version" in item and item.get("type") == "Feature":
+                    hrefs = [asset["href"] for asset in item.get("assets", {}).values() if "href" in asset]
+                    beside = [] if "features" in content else [path.with_suffix(end) for end in _FORMATS]
+                    files = [path.parent / href for href in hrefs] + beside
+                    found |= {file.resolve(): item for file in files}
+        except (TypeError, AttributeError):
+            broken.append(Bad(str(path), "It looks like STAC, but its features or assets are none."))
     return found, broken
 
 

@@ -41,7 +41,8 @@ def read_raster(path: Path) -> Raster:
     """The facts of a GeoTIFF.
 
     Raises:
-        DatasetError: If it cannot be opened, as when its TIFF lacks StripOffsets.
+        DatasetError: If it cannot be opened, as when its TIFF lacks StripOffsets; or if north is not up in
+            it, which whoever cuts and turns images takes for granted.
     """
     import rasterio
     from rasterio.errors import RasterioError
@@ -51,6 +52,11 @@ def read_raster(path: Path) -> Raster:
             crs, transform = place_of(file)
             place = None
             if crs is not None and not transform.is_identity:
+                if transform.a <= 0 or transform.e >= 0 or transform.b or transform.d:
+                    raise DatasetError(
+                        f"{path.name} is turned or mirrored: north is not up in it. Make it so: "
+                        "gdalwarp IN OUT."
+                    )
                 place = ground(Grid(crs, transform, file.width, file.height))
             lon, lat, gsd = place or (None, None, None)
             scaled = (file.scales[0], file.offsets[0]) != (1.0, 0.0)
