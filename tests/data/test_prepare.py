@@ -237,6 +237,8 @@ def test_images_that_would_teach_what_is_not_so_are_rejected(tmp_path):
             file.descriptions = ("B04", "B03", "B02")
     Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(src / "deep.png")
     Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(src / "clear.png")
+    (tmp_path / "else").mkdir()
+    (src / "link").symlink_to(tmp_path / "else")
     (src / "item.json").write_text('{"features": null}')
     (src / "asset.json").write_text('{"type": "Feature", "stac_version": "1.1.0", "assets": {"a": null}}')
     prepare(Job(dataset="folder", sources=(src,)), tmp_path / "o", Stops())
@@ -252,6 +254,7 @@ def test_images_that_would_teach_what_is_not_so_are_rejected(tmp_path):
         "clear.png": "transparent",
         "item.json": "looks like STAC",
         "asset.json": "looks like STAC",
+        "link": "link to a folder",
     }.items():
         assert words in said[name]
 

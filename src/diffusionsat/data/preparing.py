@@ -174,6 +174,10 @@ def prepare(
     _claim(folder, job, overwrite)
     done = _complete(folder)
     if done is not None:
+        log.warning(
+            "%s is complete and stays as it is; what was added since is not in it: --overwrite makes it anew",
+            folder,
+        )
         return _short(done) | {"written": 0}
     found = Plan()
     files, written = _make(job, folder, found, executor, at_once, on_records)

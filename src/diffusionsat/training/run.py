@@ -303,6 +303,7 @@ def try_out(recipe: Recipe) -> dict[str, Any]:
         DiffusionSatError: As `run`.
     """
     processes = start(recipe.run)
+    recipe = _settled(recipe, processes.device)
     family = make_family(recipe)
     family.to(processes.device)
     with tempfile.TemporaryDirectory() as folder:

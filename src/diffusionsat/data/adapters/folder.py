@@ -63,6 +63,9 @@ def _find(src: Path, split: str | None) -> Found:
     files = listed if src.is_file() else (p for p in sorted(src.rglob("*")) if p.suffix.lower() in _FORMATS)
     stac, broken = ({}, []) if src.is_file() else _stac(src)
     yield from broken
+    for path in [] if src.is_file() else sorted(src.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            yield Bad(str(path), "It is a link to a folder, which is not followed. Give that folder too.")
     for file in files:
         row = listed.get(file.resolve(), {})
         yield str(file), _Item(root, file, row, stac.get(file.resolve(), {}))
