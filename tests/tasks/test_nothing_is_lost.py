@@ -45,7 +45,7 @@ def test_what_is_replaced_takes_neither_an_input_nor_another_image_along(steered
     assert not made["support"].exists()
 
 
-@pytest.mark.parametrize("name", ["in.tiff", "in.jpg"])
+@pytest.mark.parametrize("name", ["in.tiff", "in.JPG"])
 def test_a_world_file_stays_with_the_image_that_it_places(steered, tmp_path, name):
     path = tmp_path / name
     Image.new("RGB", (20, 24), (90, 90, 90)).save(path)

@@ -31,7 +31,7 @@ _SMALL: dict[str, Any] = {
     "GDAL_MAX_DATASET_POOL_SIZE": 64,
 }  # bytes, and files open at once
 _BESIDE = (".aux.xml", ".ovr", ".msk", ".msk.ovr")  # what GDAL reads with a file
-_IMAGES = (".tif", ".tiff", ".TIF", ".jpg", ".jpeg", ".png", ".jp2", ".img", ".bmp")
+_IMAGES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".img", ".bmp")
 _TYPES = {"uint8": "Byte"}  # where GDAL has another name
 _COLOURS = {"red": "red", "green": "green", "blue": "blue", "B04": "red", "B03": "green", "B02": "blue"}
 
@@ -377,8 +377,8 @@ def _sidecars(path: Path) -> list[Path]:
 
 def _others(path: Path, inputs: Sequence[Path]) -> list[Path]:
     """Images whose sidecars could be taken for a file's: the inputs, and those of its stem."""
-    stem = [path.with_suffix(suffix) for suffix in _IMAGES if suffix != path.suffix]
-    return [*inputs, *(o for o in stem if o.exists() and not (path.exists() and o.samefile(path)))]
+    alike = [o for o in path.parent.iterdir() if o.stem == path.stem and o.suffix.lower() in _IMAGES]
+    return [*inputs, *(o for o in alike if o.is_file() and not (path.exists() and o.samefile(path)))]
 
 
 def _fitting(nodata: float | None, dtype: np.dtype, path: Path) -> float | None:
