@@ -26,7 +26,7 @@ from diffusionsat.model import Steering
 from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import BANDS, Frames
 from diffusionsat.training import run as runs
-from diffusionsat.training.batches import Batch, generator, normal, steering
+from diffusionsat.training.batches import Batch, all_bands, generator, normal, steering
 from diffusionsat.training.denoising import DenoisingJob
 from diffusionsat.training.families import make_family
 from diffusionsat.training.loop import step
@@ -110,7 +110,7 @@ def test_the_checkpoint_has_a_controlnet_that_steers(tiny, whole):
     assert card.startswith((tiny / "README.md").read_text())
     assert "(controlnet-3d) on 96 images" in card
     some = [example(frame(BANDS[:3], 32, 0))]
-    seen = steering(some, [numbers([Metadata(gsd=10)]).numpy()])
+    seen = all_bands(*steering(some, [numbers([Metadata(gsd=10)]).numpy()]))
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32))
 
     @torch.no_grad()
@@ -201,7 +201,7 @@ def example(*frames):
 def test_frames_of_a_batch():
     one, two = frame(("swir22", "red"), 8, 0, "2020"), frame(("cirrus",), 8, 1, "2021-05")
     known = [np.array([f.metadata.numbers for f in some]).reshape(-1, 7) for some in ((one, two), (), (two,))]
-    frames = steering([example(one, two), example(), example(two)], known)
+    frames = all_bands(*steering([example(one, two), example(), example(two)], known))
     assert frames.values.shape == (3, 2, 13, 8, 8)
     assert frames.bands.sum((1, 2)).tolist() == [3, 0, 1]
     np.testing.assert_array_equal(frames.values[0, 0, BANDS.index("red")], one.values[1])
@@ -212,7 +212,9 @@ def test_frames_of_a_batch():
     assert frames.numbers[0, :, 4].tolist() == [2020, 2021]
     assert frames.numbers[0, 1, 5] == 5
     assert frames.numbers[1].isnan().all()
-    assert steering([example()], [np.zeros((0, 7))]).bands.shape == (1, 1, 13), "never without any"
+    assert all_bands(*steering([example()], [np.zeros((0, 7))])).bands.shape == (1, 1, 13), (
+        "never without any"
+    )
 
 
 @pytest.fixture
@@ -234,7 +236,7 @@ def batch_of(family, examples):
         level=torch.linspace(0.2, 0.8, len(examples)),
         numbers=numbers([e.metadata for e in examples]),
         text=family.text([e.caption for e in examples]),
-        frames=steering(examples, known),
+        frames=all_bands(*steering(examples, known)),
     )
 
 

@@ -92,7 +92,7 @@ class Read:
         numbers: (B, 7), NaN where unknown or dropped.
         rngs: One generator an image, after the numbers above were drawn.
         level: As in `Batch`.
-        frames: As in `Batch`.
+        frames: As in `Batch`, but of the compact family what `steering` gives.
     """
 
     images: Tensor
@@ -249,12 +249,17 @@ def collate(examples: list[Example], rngs: list[np.random.Generator], data: Data
     )
 
 
-def steering(examples: list[Example], known: list[np.ndarray]) -> Frames:
-    """Conditions of some examples with their numbers (T, 7), filled up with absent frames; at least one."""
+def steering(examples: list[Example], known: list[np.ndarray]) -> tuple[Tensor, ...]:
+    """Conditions of some examples with their numbers (T, 7), filled up with absent frames; at least one.
+
+    Returns:
+        The parts of `Frames`, but of the values only the bands that there are, one after another (n, H, W):
+        most frames have three of thirteen, and this is what processes that read hand over.
+    """
     count = max(1, *(len(example.frames) for example in examples))
     side = max((frame.values.shape[1] for example in examples for frame in example.frames), default=1)
     shape = (len(examples), count)
-    values = torch.zeros(*shape, len(BANDS), side, side)
+    planes = [np.zeros((0, side, side), np.float32)]
     bands = torch.zeros(*shape, len(BANDS), dtype=torch.bool)
     valid = torch.zeros(*shape, side, side, dtype=torch.bool)
     numbers = torch.full((*shape, 7), torch.nan)
@@ -262,9 +267,16 @@ def steering(examples: list[Example], known: list[np.ndarray]) -> Frames:
         numbers[i, : len(rows)] = torch.from_numpy(rows).float()
         for t, frame in enumerate(example.frames):
             places = [BANDS.index(band) for band in frame.bands]
-            values[i, t, places] = torch.from_numpy(frame.values)
+            planes.append(frame.values[np.argsort(places)])
             bands[i, t, places] = True
             valid[i, t] = torch.from_numpy(frame.valid)
+    return torch.from_numpy(np.concatenate(planes)), bands, valid, numbers
+
+
+def all_bands(planes: Tensor, bands: Tensor, valid: Tensor, numbers: Tensor) -> Frames:
+    """What `steering` gave, with 0 where there is no band."""
+    values = planes.new_zeros(*bands.shape, *planes.shape[1:])
+    values[bands] = planes
     return Frames(values, bands, valid, numbers)
 
 

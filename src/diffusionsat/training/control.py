@@ -20,9 +20,12 @@ from diffusionsat.models.compact.designs import DESIGNS, ControlNet
 from diffusionsat.models.compact.networks import CompactControl, CompactNetworks
 from diffusionsat.models.networks import Frames
 from diffusionsat.training.batches import Batch
-from diffusionsat.training.compact import attending, build, card
+from diffusionsat.training.compact import build, card
 from diffusionsat.training.families import Captions
+from diffusionsat.training.precision import attending
 from diffusionsat.training.recipe import Recipe
+
+_ROWS = 64  # frames that a GPU computes are filled up to a multiple of this
 
 
 class CompactSteered:
@@ -92,7 +95,7 @@ class CompactSteered:
         assert isinstance(network, ControlNet)
         latents = latents.contiguous(memory_format=torch.channels_last)
         frames, (states, mask) = Frames(*batch.frames), batch.text
-        with attending(latents.device):
+        with attending(latents.device, few=True):
             seen = features(network, frames, FACTOR * latents.shape[3], self.networks.encode)
             residuals = network.residuals(latents, time, states, mask, batch.numbers, seen, frames.numbers)
             return self.networks.denoiser(latents, time, states, mask, batch.numbers, residuals)
@@ -121,11 +124,13 @@ def features(
     count = int(there.sum())
     if count == 0:
         return network.encode_frames(frames, (side, side), encode=encode)
-    alone = Frames(*(part[there][:, None] for part in frames))
-    *maps, present = network.encode_frames(alone, (side, side), count, encode)
+    rows = [part[there][:, None] for part in frames]
+    if there.is_cuda:  # each number of rows costs a search for its convolutions' algorithms
+        rows = [torch.cat([part, part.new_zeros(-count % _ROWS, *part.shape[1:])]) for part in rows]
+    *maps, present = network.encode_frames(Frames(*rows), (side, side), len(rows[0]), encode)
     spread = []
     for part in (*maps, present):
         full = part.new_zeros(*there.shape, *part.shape[2:])
-        full[there] = part[:, 0]
+        full[there] = part[:count, 0]
         spread.append(full)
     return tuple(spread)

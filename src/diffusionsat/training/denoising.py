@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from diffusionsat.data.dropout import Rates
 from diffusionsat.files import writing
 from diffusionsat.tasks.sheet import contact_sheet
-from diffusionsat.training.batches import Batch, Examples, Read, Reader, collate, generator, normal
+from diffusionsat.training.batches import (
+    Batch,
+    Examples,
+    Read,
+    Reader,
+    all_bands,
+    collate,
+    generator,
+    normal,
+)
 from diffusionsat.training.families import Family
 from diffusionsat.training.objectives import Objective, make_objective
 from diffusionsat.training.precision import autocast
@@ -100,13 +109,16 @@ class DenoisingJob:
         if not read.encoded:
             with autocast(self.recipe.run.precision, device):
                 images = self.family.encode(images, read.rngs)
+        frames = tuple(part.to(device) for part in read.frames)
+        if frames and self.recipe.data.frames is not None:
+            frames = all_bands(*frames)
         return Batch(
             images=images.float(),
             noise=normal(read.rngs, tuple(images.shape[1:])).to(device),
             level=read.level.to(device),
             numbers=read.numbers.to(device),
             text=self.family.text(read.captions),
-            frames=read.frames,
+            frames=frames,
         )
 
     @torch.no_grad()

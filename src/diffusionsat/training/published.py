@@ -19,7 +19,7 @@ from diffusionsat.models.published import ControlNetModel, ControlNetModel3D, Pu
 from diffusionsat.training.batches import Batch, normal
 from diffusionsat.training.compact import card
 from diffusionsat.training.families import Captions, lora
-from diffusionsat.training.precision import drawn_from
+from diffusionsat.training.precision import attending, drawn_from
 from diffusionsat.training.recipe import Recipe
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]  # where LoRA's adapters sit, as is usual
@@ -107,6 +107,10 @@ class Published:
 
     def predict(self, network: nn.Module, latents: Tensor, time: Tensor, batch: Batch) -> Tensor:
         """See `Family.predict`."""
+        with attending(latents.device):
+            return self._predict(network, latents, time, batch)
+
+    def _predict(self, network: nn.Module, latents: Tensor, time: Tensor, batch: Batch) -> Tensor:
         metadata, text = published(batch.numbers), batch.text[0]
         if self.recipe.run.task == "text-to-image":
             return network(latents, time, text, metadata=metadata).sample
