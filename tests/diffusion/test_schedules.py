@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusionsat.diffusion.schedules import Discrete, flow, flow_time, karras
+from diffusionsat.diffusion.schedules import Discrete, Flow, flow, flow_time, karras
 
 
 def test_flow_levels():
@@ -14,6 +14,16 @@ def test_flow_levels():
     assert (shifted[:-1] >= flow(10)[:-1]).all()
     assert shifted[-1] == 0
     assert flow_time(float(shifted[5])) == pytest.approx(3 * 0.4995 / (1 + 2 * 0.4995), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 64), (512, 128)])
+def test_no_level_is_noisier_than_what_was_learned_from(size):
+    """Stable Diffusion's noisiest level is 14.6146 (its table of sigmas)."""
+    alone, v = (Flow.of(prediction, shift=2.0).levels(9, size) for prediction in ("flow", "v"))
+    assert alone[0] > 900
+    assert v[0] == pytest.approx(14.6146, abs=1e-3)
+    assert (v.diff() < 0).all()
+    assert v[-1] == 0
 
 
 def test_karras_levels_fall_from_the_highest_to_the_lowest_and_then_zero():

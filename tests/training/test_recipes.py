@@ -133,6 +133,9 @@ def test_published_values(reference):
     ("settings", "says"),
     [
         (("objective.weighting=min-snr",), "with flow give none"),
+        (("objective.prediction=v", "objective.shift=2"), "objective.shift is of flow"),
+        (("run.task=autoencoder", "data.cache=8"), "data.cache holds latents"),
+        (("run.output=",), "run.output is empty"),
         (("model.family=published",), "needs model.start"),
         (("run.sharding=fsdp",), "optimiser.name adamw"),
         (("data.procedural=false",), "data.sources is empty"),

@@ -386,7 +386,7 @@ def test_captions_at_once_are_those_one_by_one(tiny):
     assert (together - states)[mask].abs().max() < 1e-5
 
 
-def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
+def test_cached_latents_are_made_once_and_checked(tiny, tmp_path, caplog):
     def cached(name, *settings):
         wanted = recipe(tiny, tmp_path / name, "data.cache=300", "run.images=400", *settings)
         folder = tmp_path / name
@@ -396,13 +396,20 @@ def test_cached_latents_are_made_once_and_checked(tiny, tmp_path):
     cached("a")
     files = sorted((tmp_path / "a/cache/32").iterdir())
     assert [f.name for f in files] == ["000000.safetensors", "000001.safetensors"]
-    kept, lost = (load_file(f)["latents"] for f in files)
+    kept, lost = (load_file(f)["latents"].clone() for f in files)
     files[1].unlink()
     before = files[0].stat().st_mtime_ns
     shared = f"data.cache_folder={tmp_path / 'a/cache'}"
     cached("b", shared)
     assert files[0].stat().st_mtime_ns == before
     assert torch.equal(load_file(files[1])["latents"], lost)
+    for file, whole in zip(files, (kept, lost), strict=True):
+        file.write_bytes(file.read_bytes()[:-10])
+        cached("b", shared)
+        assert "is damaged" in caplog.text
+        caplog.clear()
+        assert torch.equal(load_file(file)["latents"], whole)
+    before = files[0].stat().st_mtime_ns
     with pytest.raises(ConfigError, match="latents of other data"):
         cached("c", shared, "run.seed=1")
     cached("c", shared, "data.cache=400")

@@ -44,7 +44,7 @@ def open_compact(folder: Path) -> Opened:
     return Opened(
         config=config,
         networks=networks,
-        schedule=Flow(config.defaults.shift),
+        schedule=Flow.of(config.prediction, config.defaults.shift),
         digest=content_hash(folder),
         controls={
             name: partial(_open_control, folder, name, sizes, networks)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from diffusionsat.errors import ConfigError
 
+_START = 0.999  # flow-matching time of what counts as noise alone
+
 
 class Schedule(Protocol):
     """Of a model: which noise levels it is asked at, and by what time it knows each."""
@@ -30,7 +32,7 @@ def flow_time(sigma: float) -> float:
     return sigma / (1 + sigma)
 
 
-def flow(steps: int, shift: float = 1.0, start: float = 0.999) -> Tensor:
+def flow(steps: int, shift: float = 1.0, start: float = _START) -> Tensor:
     """Noise levels evenly spaced in flow-matching time, then moved towards noise by a shift.
 
     Source: Esser et al. 2024 (SD3), equation 23.
@@ -57,10 +59,17 @@ class Flow:
 
     Args:
         shift: Of `flow`, for images of 64 by 64 pixels and smaller; it grows with the side.
+        latest: Time that the first level may not exceed, where a network has learned of none that is later.
     """
 
-    def __init__(self, shift: float = 1.0) -> None:
-        self.shift = shift
+    def __init__(self, shift: float = 1.0, latest: float = 1.0) -> None:
+        self.shift, self.latest = shift, latest
+
+    @classmethod
+    def of(cls, prediction: str, shift: float) -> "Flow":
+        """Of a network of flow; or of v or epsilon, which are learned at Stable Diffusion's levels."""
+        sigma = math.inf if prediction == "flow" else float(Discrete.scaled_linear().sigmas[-1])
+        return cls(shift, 1 / (1 + 1 / sigma))
 
     def time(self, sigma: float) -> float:
         """See `flow_time`."""
@@ -69,7 +78,9 @@ class Flow:
     def levels(self, steps: int, size: tuple[int, int]) -> Tensor:
         """See `flow`."""
         width, height = size
-        return flow(steps, self.shift * max(1.0, (width * height) ** 0.5 / 64))
+        shift = self.shift * max(1.0, (width * height) ** 0.5 / 64)
+        start = self.latest / (shift - (shift - 1) * self.latest)  # which the shift moves to the latest
+        return flow(steps, shift, min(start, _START))
 
 
 class Discrete:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusionsat.checkpoints.tensors import save
@@ -108,14 +108,15 @@ class Cached:
         chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
         files = [self.folder / str(size) / f"{i:06d}.safetensors" for i in range(len(chunks))]
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        if files[0].exists():
+        counts = [_count(file) for file in files]
+        if counts[0]:
             self._check(size, _read(files[0]))
         self.processes.wait()
         mine = slice(self.processes.rank, None, self.processes.count)
         lacking = [
             (positions, file)
-            for positions, file in list(zip(chunks, files, strict=True))[mine]
-            if not file.exists() or _count(file) < len(positions)
+            for positions, file, there in list(zip(chunks, files, counts, strict=True))[mine]
+            if there < len(positions)
         ]
         if len(lacking) >= _MANY:
             images = sum(len(positions) for positions, _ in lacking)
@@ -164,8 +165,15 @@ class Cached:
 
 
 def _count(file: Path) -> int:
-    with safe_open(file, "pt") as chunk:
-        return chunk.get_slice("latents").get_shape()[0]
+    """Rows of a chunk; none where it is absent, or damaged and to be made anew."""
+    try:
+        with safe_open(file, "pt") as chunk:
+            return chunk.get_slice("latents").get_shape()[0]
+    except FileNotFoundError:
+        return 0
+    except (SafetensorError, OSError) as error:
+        log.warning("%s is damaged (%s); its images are encoded anew", file, error)
+        return 0
 
 
 def _read(file: Path) -> _Rows:

@@ -92,7 +92,7 @@ class Compact:
 
     def model(self, device: torch.device) -> DiffusionSat:
         """See `Family.model`."""
-        schedule = Flow(self.config.defaults.shift)
+        schedule = Flow.of(self.config.prediction, self.config.defaults.shift)
         opened = Opened(config=self.config, networks=self.networks, schedule=schedule, digest="in training")
         return DiffusionSat(opened, device=device, precision="fp32")
 

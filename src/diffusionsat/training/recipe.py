@@ -284,6 +284,13 @@ class Recipe:
             "objective.weighting is for epsilon and v; with flow give none": (
                 self.objective.prediction == "flow" and self.objective.weighting != "none"
             ),
+            "objective.shift is of flow; with epsilon and v leave it 1": (
+                self.objective.prediction != "flow" and self.objective.shift != 1
+            ),
+            "data.cache holds latents, which an autoencoder does not learn from; give 0": (
+                self.run.task == "autoencoder" and self.data.cache > 0
+            ),
+            "run.output is empty; give a folder": not self.run.output,
             "objective.regression is for flow": (
                 self.objective.regression and self.objective.prediction != "flow"
             ),
