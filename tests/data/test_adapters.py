@@ -480,8 +480,18 @@ def test_folder(tmp_path):
     files.write_json(tmp_path / "f/harbour/items.json", {"type": "FeatureCollection", "features": [item]})
     records, _ = read("folder", tmp_path / "f")
     assert records["harbour/three"].frames[0].metadata == Metadata(gsd=0.5, cloud_cover=4, date="2020-06-05")
-    only, _ = read("folder", tmp_path / "f/metadata.csv")
+    table = tmp_path / "f/metadata.csv"
+    only, _ = read("folder", table)
     assert list(only) == [folder.NAIP]
+    table.write_text("file_name,lon,lat\nnowhere.png,1,2\n")
+    only, _ = read("folder", table)
+    assert only["nowhere"].frames[0].metadata == Metadata(lon=1, lat=2)
+    table.write_text("id,lon\n1,2\n3,4\n")
+    _, bad = read("folder", table)
+    assert bad == {"metadata.csv": "It has no column file or file_name or image or path, but id, lon."}
+    table.write_bytes("file,caption\nnowhere.png,forêt\n".encode("latin1"))
+    with pytest.raises(DatasetError, match="no UTF-8"):
+        read("folder", table)
 
 
 def frame_row(image, bands, date, cloud_cover, scale, form):

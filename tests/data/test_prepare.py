@@ -204,6 +204,10 @@ def test_what_is_there_is_respected(tmp_path):
     assert (tmp_path / "mine/photo.txt").read_text() == "x"
     with pytest.raises(RasterError, match="is a file"):
         prepare(job, tmp_path / "mine/photo.txt", Stops())
+    (tmp_path / "link").symlink_to(job.sources[0])
+    with pytest.raises(RasterError, match="lies in"):
+        prepare(job, tmp_path / "link/shards", Stops())
+    assert not (job.sources[0] / "shards").exists()
 
 
 def test_shards_of_records_that_changed_are_made_again(tmp_path):

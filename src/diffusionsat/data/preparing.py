@@ -171,6 +171,8 @@ def prepare(
     shards.check_pyarrow()
     for source in job.sources:
         ADAPTERS[job.dataset].check(source, job.split)
+        if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+            raise RasterError(f"{folder} lies in {source}, which is read. Give a folder outside.")
     _claim(folder, job, overwrite)
     done = _complete(folder)
     if done is not None:

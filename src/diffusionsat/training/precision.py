@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,7 +18,7 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def attending(device: torch.device, *, few: bool = False) -> contextlib.AbstractContextManager[None]:
+def attending(device: torch.device, *, few: bool = False) -> contextlib.AbstractContextManager[Any]:
     """The kinds of attention that train well on a device.
 
     Args:

@@ -296,8 +296,9 @@ def try_out(recipe: Recipe) -> dict[str, Any]:
     """Build all that a recipe needs and compute one step, without writing anything.
 
     Returns:
-        Task, parameters (of all and of what is trained), images, steps, batch, sources, seconds a step,
-        images/s and the bytes that weights, gradients, optimiser and averages take.
+        Task, parameters (of all and of what is trained), images, steps, batch, sources, seconds a step and
+        images/s where reading does not hold it up, and the bytes that weights, gradients, optimiser and
+        averages take.
 
     Raises:
         DiffusionSatError: As `run`.

@@ -1,10 +1,10 @@
 """Any folder of images: GeoTIFFs tell their place, resolution, day and bands; a csv or STAC items override.
 
 What is known about an image is taken from, in this order: the row of a csv in the folder (column ``file``,
-``image`` or ``path``, and any of lon, lat, gsd, cloud_cover, date, label, caption), a STAC item (an asset's
-``href``, or the image's name with ``.json``), the GeoTIFF itself, its file name if that is of Sentinel-2,
-Landsat or NAIP (before the tag TIFFTAG_DATETIME, which is often the day when the file was made). A text of
-the same name with ``.txt`` is its caption; the name of a folder that it lies in is its label.
+``file_name``, ``image`` or ``path``, and any of lon, lat, gsd, cloud_cover, date, label, caption), a STAC item
+(an asset's ``href``, or the image's name with ``.json``), the GeoTIFF itself, its file name if that is of
+Sentinel-2, Landsat or NAIP (before the tag TIFFTAG_DATETIME, which is often the day when the file was made). A
+text of the same name with ``.txt`` is its caption; the name of a folder that it lies in is its label.
 """
 
 from collections.abc import Mapping
@@ -30,6 +30,7 @@ _FORMATS = {
     ".jpeg": "jpeg",
     ".webp": "webp",
 }
+_NAMES = ("file", "file_name", "image", "path")  # columns of a csv
 _NUMBERS = ("lon", "lat", "gsd", "cloud_cover")
 _FIELDS = (*_NUMBERS, "date", "label", "caption")
 
@@ -51,7 +52,11 @@ def _find(src: Path, split: str | None) -> Found:
     listed: dict[Path, dict[str, Any]] = {}
     for table in [src] if src.is_file() else sorted(src.glob("*.csv")):
         for line, row in enumerate(read_csv(table), start=2):
-            name = row.get("file") or row.get("image") or row.get("path")
+            if not any(column in row for column in _NAMES):
+                said = f"It has no column {' or '.join(_NAMES)}, but {', '.join(filter(None, row))}."
+                yield Bad(str(table), said)
+                break
+            name = next((row[column] for column in _NAMES if row.get(column)), None)
             file = root / name if name else None
             if file is None or not file.is_file():
                 said = f"There is no {name}." if name else "It names no file."

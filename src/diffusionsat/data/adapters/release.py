@@ -145,5 +145,7 @@ def read_csv(path: Path) -> Iterator[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield from csv.DictReader(file)
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is no UTF-8. Save it in that encoding.") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read as csv: {error}.") from None
