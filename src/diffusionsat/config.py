@@ -55,7 +55,7 @@ def parse(
     except ValidationError as error:
         first = error.errors()[0]
         location = tuple(part for part in first["loc"] if part != "[key]")
-        path = ".".join(str(part) for part in location) or "the whole"
+        path = ".".join(str(part) for part in location)
         if first["type"] == "missing":
             raise ConfigError(f"{place(location)}: {path} is missing.") from None
         message = f"{first['msg'].removeprefix('Value error, ').rstrip('.')}."
@@ -63,7 +63,8 @@ def parse(
             allowed = re.findall(r"'([^']*)'", first["msg"])
             message += _nearest(first["input"], allowed)
         given = "" if isinstance(first["input"], Mapping) else f" is {first['input']!r}"
-        raise ConfigError(f"{place(location)}: {path}{given}. {message}") from None
+        what = f"{path}{given}. " if path else ""  # without one, the values do not fit together
+        raise ConfigError(f"{place(location)}: {what}{message}") from None
 
 
 def read(kind: type[T], file: Path, settings: Sequence[str] = ()) -> T:
