@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from affine import Affine
 
-from diffusionsat import ConfigError, Metadata
-from diffusionsat.evaluation.plausibility import AuditRequest, alarms, audit, verdicts
+from diffusionsat import ConfigError, Metadata, RasterError
+from diffusionsat.data.sensors import display
+from diffusionsat.evaluation.plausibility import AuditRequest, alarms, audit, seen, verdicts
 from diffusionsat.metadata import NUMBERS
 from diffusionsat.noise_keys import normal
 
@@ -103,3 +106,26 @@ def test_what_cannot_be(sat):
             audit(sat, IMAGE, request)
     with pytest.raises(ConfigError, match="at least 8"):
         audit(sat, IMAGE[:4], AuditRequest())
+
+
+def test_a_raster_is_seen_as_it_is_shown(tmp_path, caplog):
+    counts = np.random.default_rng(0).integers(1, 6000, (4, 520, 300)).astype(np.uint16)
+    counts[:, 100, 100] = 0
+    form = {"driver": "GTiff", "count": 4, "height": 520, "width": 300, "dtype": "uint16", "nodata": 0}
+    grid = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    with rasterio.open(tmp_path / "a.tif", "w", **form, crs="EPSG:32632", transform=grid) as file:
+        file.write(counts)
+        file.descriptions = ("B02", "B03", "B04", "B08")
+        file.scales = (1e-4,) * 4
+        file.update_tags(ACQUISITIONDATETIME="2021-07-01")
+    pixels, said = seen(tmp_path / "a.tif")
+    assert "300 x 512" in caplog.text
+    colours = counts[[2, 1, 0], 4:516].transpose(1, 2, 0)
+    np.testing.assert_array_equal(pixels, display(colours * 1e-4, colours > 0))
+    assert (said.date, round(said.lon), round(said.gsd)) == ("2021-07-01", 9, 10)
+    with rasterio.open(
+        tmp_path / "b.tif", "w", **form | {"count": 1}, crs="EPSG:32632", transform=grid
+    ) as file:
+        file.write(counts[:1])
+    with pytest.raises(RasterError, match="none of which is known"):
+        seen(tmp_path / "b.tif")

@@ -1,25 +1,26 @@
 """`diffusionsat audit`."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from diffusionsat.cli import options
+from diffusionsat.cli import options, rasters
 from diffusionsat.cli.progress import Bar
 
 _EPILOG = """\b
 Examples:
+  diffusionsat audit S2.tif
   diffusionsat audit chip.png --gsd 10 --date 2019-07
   diffusionsat audit chip.png --lnglat 7.44,46.95 --gsd 10 --fields place --all
 """
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("image", metavar="IMAGE", type=click.Path(path_type=Path))
+@click.argument("image", metavar="IMAGE")
 @click.option("--prompt", default="", metavar="TEXT", help="Words that describe the image.")
 @options.place
+@click.option("--bands", metavar="A,B,…", help="Names of IMAGE's bands, where it has none.")
 @click.option("--fields", default="season,gsd,place", show_default=True, metavar="NAME,NAME", help="To try.")
 @click.option("--sigma", default="0.5,1,2,4", show_default=True, metavar="S,S", help="Noise levels.")
 @click.option("--noises", type=int, default=8, show_default=True, metavar="N", help="At each level.")
@@ -28,8 +29,9 @@ Examples:
 @options.model
 @options.verbosity
 def command(
-    image: Path,
+    image: str,
     prompt: str,
+    bands: str | None,
     fields: str,
     sigma: str,
     noises: int,
@@ -42,22 +44,19 @@ def command(
 ) -> int:
     """Ask the model which season, resolution and place it finds plausible for IMAGE; flag unlikely claims.
 
-    What is claimed is given by --lnglat, --date, --gsd and --cloud. It is the model's opinion and no
-    measurement.
+    IMAGE is a GeoTIFF or another raster, or an image. What is claimed is what it says of itself, and before
+    that what --lnglat, --date, --gsd and --cloud say. It is the model's opinion and no measurement.
     """
-    metadata, levels, pixels = (
-        options.known_metadata(**place),
-        options.numbers(sigma, "sigma"),
-        options.read_pixels(image),
-    )
+    given, levels = options.known_metadata(**place), options.numbers(sigma, "sigma")
 
-    from diffusionsat.evaluation.plausibility import AuditRequest, audit, verdicts
+    from diffusionsat.evaluation.plausibility import AuditRequest, audit, seen, verdicts
     from diffusionsat.model import DiffusionSat
 
+    pixels, said = seen(rasters.frames([image], bands)[0])
     sat = DiffusionSat.from_pretrained(model, device=device, precision=precision)
     request = AuditRequest(
         prompt=prompt,
-        metadata=metadata,
+        metadata=said.replace(**given.to_dict()),
         fields=tuple(fields.split(",")),
         sigma=levels,
         noises=noises,
@@ -66,5 +65,5 @@ def command(
     with Bar("candidates", None) as bar:
         lines = audit(sat, pixels, request, bar.show)
     for line in lines if everything else verdicts(lines):
-        click.echo(json.dumps({"path": str(image), **line}))
+        click.echo(json.dumps({"path": image, **line}))
     return 0

@@ -64,7 +64,7 @@ def command(
     if suffix in (".parquet", ".npz"):
         check_writable(output, overwrite=overwrite)
     metadata, levels = options.known_metadata(**place), options.numbers(sigma, "sigma")
-    pixels = options.read_pixels(path) if suffix == ".npz" else None
+    pixels = _pixels(path) if suffix == ".npz" else None
 
     from diffusionsat.model import DiffusionSat
     from diffusionsat.tasks.features import FeaturesRequest
@@ -89,6 +89,21 @@ def command(
         for written in paths:
             click.echo(json.dumps({"path": str(written), **about}))
     return 0
+
+
+def _pixels(path: Path) -> Any:
+    """An image file as uint8 (H, W, 3)."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("L", "P", "RGB", "RGBA"):
+                return np.array(image.convert("RGB"))
+            said = f"its mode is {image.mode}"
+    except OSError as error:
+        said = str(error)
+    raise RasterError(f"{path} is no image of 8 bits a colour: {said}. Of a raster give a folder for OUT.")
 
 
 def _image(sat: Any, pixels: Any, request: Any, output: Path, overwrite: bool) -> dict[str, Any]:

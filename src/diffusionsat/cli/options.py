@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from diffusionsat.errors import ConfigError, MetadataError, RasterError
+from diffusionsat.errors import ConfigError, MetadataError
 from diffusionsat.metadata import Metadata
 
 MOST_VALUES = 100  # of a sweep
@@ -179,24 +179,6 @@ def known_metadata(
     """Metadata of the options that `place` adds."""
     lon, lat = lnglat or (None, None)
     return Metadata(lon=lon, lat=lat, gsd=gsd, cloud_cover=cloud, date=date)
-
-
-def read_pixels(path: Path) -> Any:
-    """An image file as uint8 (H, W, 3).
-
-    Raises:
-        RasterError: If it cannot be read.
-    """
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P", "RGB", "RGBA"):
-                raise RasterError(f"{path} has the mode {image.mode}. Give an image of 8 bits a colour.")
-            return np.array(image.convert("RGB"))
-    except OSError as error:
-        raise RasterError(f"{path} cannot be read as an image: {error}.") from None
 
 
 def numbers(text: str, name: str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ model's opinion and no measurement. Source: Li et al. 2023 (Diffusion Classifier
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffusionsat.data.frames import open_frame
 from diffusionsat.diffusion.denoisers import denoiser
 from diffusionsat.errors import ConfigError
 from diffusionsat.evaluation.geography import COLUMNS, ROWS, edges
@@ -23,11 +25,16 @@ from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.models.encodings import numbers
 from diffusionsat.noise_keys import check_seed, normal
+from diffusionsat.tasks.inputs import Subject
+from diffusionsat.tasks.views import in_colour
+
+log = logging.getLogger(__name__)
 
 UNLIKELY = 2.0  # standard errors by which a claim must be worse than no claim
 GSDS = (0.3, 0.6, 1.2, 2.5, 5, 10, 20, 30, 60, 150, 300, 1000, 3000, 7500)
 _BATCH_PIXELS = 4 * 256 * 256
-_MOST_PIXELS = 512 * 512
+_SIDE = 512
+_MOST_PIXELS = _SIDE * _SIDE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,32 @@ CANDIDATES: dict[
         lambda m: "" if m.lon is None else f"{m.lon:.1f},{m.lat:.1f}",
     ),
 }
+
+
+def seen(source: Any) -> tuple[np.ndarray, Metadata]:
+    """What `audit` looks at of an image, uint8 (H, W, 3), at most 512 x 512 pixels in its middle.
+
+    Args:
+        source: See `diffusionsat.data.frames.open_frame`.
+
+    Returns:
+        Red, green and blue as they are shown, and what the file says of the image.
+
+    Raises:
+        RasterError: If it cannot be read, lacks a colour, or holds nothing.
+    """
+    subject = Subject.of(open_frame(source))
+    raster = subject.frame.raster.take(subject.colours)
+    rows, columns = (_middle(side) for side in (raster.height, raster.width))
+    if (len(rows), len(columns)) != (raster.height, raster.width):
+        log.warning("%s: its middle, %d x %d pixels, is looked at", raster.name, len(columns), len(rows))
+    return in_colour(raster, subject.radiometry, rows, columns)[0], subject.frame.metadata
+
+
+def _middle(length: int) -> range:
+    side = min(length, _SIDE)
+    start = (length - side) // 2
+    return range(start, start + side)
 
 
 def audit(

@@ -19,7 +19,7 @@ from diffusionsat.geo.publishing import RasterWriter
 from diffusionsat.metadata import Metadata
 from diffusionsat.model import DiffusionSat
 from diffusionsat.tasks.features import Extractor, FeaturesRequest, grain
-from diffusionsat.tasks.views import radiometry
+from diffusionsat.tasks.views import in_colour, radiometry
 
 WINDOW, TILE = 256, 128  # pixels of a side that are seen at once, and those whose features are kept
 
@@ -147,10 +147,8 @@ class _Look:
         height, width = self.raster.height, self.raster.width
         inner = [range(max(r.start, 0), min(r.stop, n)) for r, n in ((rows, height), (columns, width))]
         beyond = [(i.start - o.start, o.stop - i.stop) for i, o in zip(inner, (rows, columns), strict=True)]
-        values, valid = self.raster.read(*inner)
-        shown = np.rint(255 * self.radiometry.show(self.radiometry.light(values)))
-        pixels = np.moveaxis(np.where(valid, shown, 0).astype(np.uint8), 0, 2)
-        return np.pad(pixels, [*beyond, (0, 0)], mode="edge"), np.pad(valid.all(0), beyond)
+        pixels, valid = in_colour(self.raster, self.radiometry, *inner)
+        return np.pad(pixels, [*beyond, (0, 0)], mode="edge"), np.pad(valid, beyond)
 
     def _told(self, rows: range, columns: range) -> Metadata:
         if not self.known:

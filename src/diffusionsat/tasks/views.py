@@ -79,6 +79,23 @@ def radiometry(frame: Frame) -> Radiometry:
     return Radiometry.of(frame.scaling, frame.raster.dtype, ranges)
 
 
+def in_colour(raster: Raster, how: Radiometry, rows: range, columns: range) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a raster of three colours as it is shown.
+
+    Args:
+        raster: Red, green and blue.
+        how: Its numbers relate to what is shown.
+        rows: Within the raster, and so the next.
+        columns: Of the part.
+
+    Returns:
+        uint8 (rows, columns, 3), black where nothing is known, and where all is known (rows, columns).
+    """
+    values, valid = raster.read(rows, columns)
+    levels = np.rint(255 * how.show(how.light(values)))
+    return np.moveaxis(np.where(valid, levels, 0).astype(np.uint8), 0, 2), np.asarray(valid.all(0))
+
+
 def _ranges(raster: Raster) -> list[tuple[float, float]]:
     """Percentiles 2 and 98 of every band over blocks spread evenly over a raster."""
     samples: list[list[np.ndarray]] = [[] for _ in raster.bands]

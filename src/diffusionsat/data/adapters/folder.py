@@ -1,10 +1,10 @@
 """Any folder of images: GeoTIFFs tell their place, resolution, day and bands; a csv or STAC items override.
 
 What is known about an image is taken from, in this order: the row of a csv in the folder (column ``file``,
-``file_name``, ``image`` or ``path``, and any of lon, lat, gsd, cloud_cover, date, label, caption), a STAC item
-(an asset's ``href``, or the image's name with ``.json``), the GeoTIFF itself, its file name if that is of
-Sentinel-2, Landsat or NAIP (before the tag TIFFTAG_DATETIME, which is often the day when the file was made). A
-text of the same name with ``.txt`` is its caption; the name of a folder that it lies in is its label.
+``file_name``, ``image`` or ``path``, and any of lon, lat, gsd, cloud_cover, date, label, caption), a STAC
+item (an asset's ``href``, or the image's name with ``.json``), the GeoTIFF itself, its file name if that is
+of Sentinel-2, Landsat or NAIP (before the tag TIFFTAG_DATETIME, which is often the day when the file was
+made). A text of the same name with ``.txt`` is its caption; the name of its folder is its label.
 """
 
 from collections.abc import Mapping
