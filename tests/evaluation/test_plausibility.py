@@ -110,7 +110,7 @@ def test_what_cannot_be(sat):
 
 def test_a_raster_is_seen_as_it_is_shown(tmp_path, caplog):
     counts = np.random.default_rng(0).integers(1, 6000, (4, 520, 300)).astype(np.uint16)
-    counts[:, 100, 100] = 0
+    counts[:, 100, 101] = 0
     form = {"driver": "GTiff", "count": 4, "height": 520, "width": 300, "dtype": "uint16", "nodata": 0}
     grid = Affine(10, 0, 500_000, 0, -10, 5_000_000)
     with rasterio.open(tmp_path / "a.tif", "w", **form, crs="EPSG:32632", transform=grid) as file:
@@ -121,7 +121,11 @@ def test_a_raster_is_seen_as_it_is_shown(tmp_path, caplog):
     pixels, said = seen(tmp_path / "a.tif")
     assert "300 x 512" in caplog.text
     colours = counts[[2, 1, 0], 4:516].transpose(1, 2, 0)
-    np.testing.assert_array_equal(pixels, display(colours * 1e-4, colours > 0))
+    there = colours > 0
+    np.testing.assert_array_equal(pixels[there], display(colours * 1e-4, there)[there])
+    near = display(colours * 1e-4, there)[[96, 97, 97], [100, 100, 101]]  # of two by two pixels the known
+    np.testing.assert_array_equal(pixels[96, 101], np.rint(near.mean(0)))
+    assert "0.0 % of it has no value" in caplog.text
     assert (said.date, round(said.lon), round(said.gsd)) == ("2021-07-01", 9, 10)
     with rasterio.open(
         tmp_path / "b.tif", "w", **form | {"count": 1}, crs="EPSG:32632", transform=grid

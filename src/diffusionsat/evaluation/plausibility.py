@@ -95,7 +95,7 @@ def seen(source: Any) -> tuple[np.ndarray, Metadata]:
         source: See `diffusionsat.data.frames.open_frame`.
 
     Returns:
-        Red, green and blue as they are shown, and what the file says of the image.
+        Red, green and blue as they are shown, gaps filled by what lies around, and what the file says.
 
     Raises:
         RasterError: If it cannot be read, lacks a colour, or holds nothing.
@@ -105,7 +105,11 @@ def seen(source: Any) -> tuple[np.ndarray, Metadata]:
     rows, columns = (_middle(side) for side in (raster.height, raster.width))
     if (len(rows), len(columns)) != (raster.height, raster.width):
         log.warning("%s: its middle, %d x %d pixels, is looked at", raster.name, len(columns), len(rows))
-    return in_colour(raster, subject.radiometry, rows, columns)[0], subject.frame.metadata
+    pixels, valid = in_colour(raster, subject.radiometry, rows, columns)
+    if not valid.all():
+        gaps = 100 * (1 - valid.mean())
+        log.warning("%s: %.1f %% of it has no value; there its surroundings go on", raster.name, gaps)
+    return pixels, subject.frame.metadata
 
 
 def _middle(length: int) -> range:

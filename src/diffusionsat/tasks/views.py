@@ -89,11 +89,13 @@ def in_colour(raster: Raster, how: Radiometry, rows: range, columns: range) -> t
         columns: Of the part.
 
     Returns:
-        uint8 (rows, columns, 3), black where nothing is known, and where all is known (rows, columns).
+        uint8 (rows, columns, 3), with gaps filled by what lies around, and where all is known
+        (rows, columns).
     """
     values, valid = raster.read(rows, columns)
-    levels = np.rint(255 * how.show(how.light(values)))
-    return np.moveaxis(np.where(valid, levels, 0).astype(np.uint8), 0, 2), np.asarray(valid.all(0))
+    levels = 255 * how.show(how.light(np.where(valid, values, 0)))
+    whole, _ = filled(torch.from_numpy(levels)[None], torch.from_numpy(valid)[None])
+    return np.rint(np.moveaxis(whole[0].numpy(), 0, 2)).astype(np.uint8), np.asarray(valid.all(0))
 
 
 def _ranges(raster: Raster) -> list[tuple[float, float]]:
