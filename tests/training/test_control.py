@@ -345,7 +345,7 @@ def test_training_goes_on_from_a_checkpoint_that_has_it(tiny, places, whole, tmp
     [
         (("model.sizes={fusion_heads=5}",), "model.sizes are not possible"),
         (("model.name=My net",), "a ControlNet's is of a-z"),
-        (("objective.prediction=v",), "predicts flow, but objective.prediction is v"),
+        (("objective.prediction=v", "objective.shift=1"), "predicts flow, but objective.prediction is v"),
     ],
 )
 def test_networks_that_cannot_be(tiny, places, tmp_path, changes, says):
