@@ -131,5 +131,9 @@ def test_a_raster_is_seen_as_it_is_shown(tmp_path, caplog):
         tmp_path / "b.tif", "w", **form | {"count": 1}, crs="EPSG:32632", transform=grid
     ) as file:
         file.write(counts[:1])
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.write(np.zeros((4, 512, 300), np.uint16), window=((4, 516), (0, 300)))
+    with pytest.raises(RasterError, match="no value in its middle"):
+        seen(tmp_path / "a.tif")
     with pytest.raises(RasterError, match="none of which is known"):
         seen(tmp_path / "b.tif")

@@ -27,9 +27,11 @@ from diffusionsat.models.encodings import numbers
 from diffusionsat.models.networks import BANDS, Frames
 from diffusionsat.training import run as runs
 from diffusionsat.training.batches import Batch, all_bands, generator, normal, steering
+from diffusionsat.training.control import features
 from diffusionsat.training.denoising import DenoisingJob
 from diffusionsat.training.families import make_family
 from diffusionsat.training.loop import step
+from diffusionsat.training.precision import attending
 from diffusionsat.training.procedural import KINDS, draw
 from diffusionsat.training.recipe import read_recipe
 
@@ -262,6 +264,9 @@ def test_absent_frames_change_nothing(family):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
         torch.testing.assert_close(one[1], plain[1], atol=1e-5, rtol=0)
         assert float((one[[0, 2]] - plain[[0, 2]]).abs().min(0).values.max()) > 1e-3
+        filled = (features(family.network, frames, 32, family.networks.encode, n) for n in (1, 8))
+        for alone, among in zip(*filled, strict=True):
+            torch.testing.assert_close(alone, among, atol=1e-5, rtol=0)
         # As a job computes it, frame by frame absent or not.
         seen = family.network.encode_frames(frames, (32, 32), encode=family.networks.encode)
         whole = family.network.residuals(batch.noise, time, *batch.text, batch.numbers, seen, frames.numbers)
@@ -376,3 +381,10 @@ def test_a_checkpoint_that_cannot_be_copied_leaves_none(tiny, places, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be written"):
         runs._write(tmp_path / "model", lambda beside: family.write(beside, 8))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_does_not_train_with_the_attention_that_gives_nan():
+    with attending(torch.device("cuda"), few=True):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert torch.backends.cuda.math_sdp_enabled()

@@ -18,7 +18,7 @@ import torch
 
 from diffusionsat.data.frames import open_frame
 from diffusionsat.diffusion.denoisers import denoiser
-from diffusionsat.errors import ConfigError
+from diffusionsat.errors import ConfigError, RasterError
 from diffusionsat.evaluation.geography import COLUMNS, ROWS, edges
 from diffusionsat.evaluation.section import Line
 from diffusionsat.metadata import Metadata
@@ -106,6 +106,8 @@ def seen(source: Any) -> tuple[np.ndarray, Metadata]:
     if (len(rows), len(columns)) != (raster.height, raster.width):
         log.warning("%s: its middle, %d x %d pixels, is looked at", raster.name, len(columns), len(rows))
     pixels, valid = in_colour(raster, subject.radiometry, rows, columns)
+    if not valid.any():
+        raise RasterError(f"{raster.name} has no value in its middle. Give a part that has some.")
     if not valid.all():
         gaps = 100 * (1 - valid.mean())
         log.warning("%s: %.1f %% of it has no value; there its surroundings go on", raster.name, gaps)

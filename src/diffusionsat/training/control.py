@@ -96,7 +96,9 @@ class CompactSteered:
         latents = latents.contiguous(memory_format=torch.channels_last)
         frames, (states, mask) = Frames(*batch.frames), batch.text
         with attending(latents.device, few=True):
-            seen = features(network, frames, FACTOR * latents.shape[3], self.networks.encode)
+            # On a GPU each number of frames costs a search for its convolutions' algorithms.
+            multiple = _ROWS if latents.is_cuda else 1
+            seen = features(network, frames, FACTOR * latents.shape[3], self.networks.encode, multiple)
             residuals = network.residuals(latents, time, states, mask, batch.numbers, seen, frames.numbers)
             return self.networks.denoiser(latents, time, states, mask, batch.numbers, residuals)
 
@@ -117,16 +119,22 @@ class CompactSteered:
 
 
 def features(
-    network: ControlNet, frames: Frames, side: int, encode: Callable[[Tensor], Tensor]
+    network: ControlNet,
+    frames: Frames,
+    side: int,
+    encode: Callable[[Tensor], Tensor],
+    multiple: int = 1,
 ) -> tuple[Tensor, ...]:
-    """As `CompactControlNet.encode_frames` of images of a side, without computing absent frames."""
+    """As `CompactControlNet.encode_frames` of images of a side, without computing absent frames.
+
+    What is computed at once is filled up to a multiple.
+    """
     there = frames.bands.any(2)
     count = int(there.sum())
     if count == 0:
         return network.encode_frames(frames, (side, side), encode=encode)
     rows = [part[there][:, None] for part in frames]
-    if there.is_cuda:  # each number of rows costs a search for its convolutions' algorithms
-        rows = [torch.cat([part, part.new_zeros(-count % _ROWS, *part.shape[1:])]) for part in rows]
+    rows = [torch.cat([part, part.new_zeros(-count % multiple, *part.shape[1:])]) for part in rows]
     *maps, present = network.encode_frames(Frames(*rows), (side, side), len(rows[0]), encode)
     spread = []
     for part in (*maps, present):
