@@ -5,7 +5,7 @@ It is long because every job has a method here, with its options and errors told
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack, overload
@@ -18,7 +18,7 @@ from diffusionsat.checkpoints.facts import Facts, read_facts
 from diffusionsat.checkpoints.opening import Opened, open_checkpoint
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.diffusion.denoisers import Denoiser, denoiser
-from diffusionsat.diffusion.guidance import Guidance, guided
+from diffusionsat.diffusion.guidance import Given, Guidance, guided
 from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.metadata import Metadata
@@ -192,13 +192,14 @@ class DiffusionSat:
     ) -> Denoiser:
         """A denoiser of a batch under its prompts, metadata and frames, guided.
 
-        An estimate without metadata is without that of the frames too; their pixels are always seen.
+        An estimate without metadata is without that of the frames too; one without frames is that of the
+        model without the ControlNet.
 
         Args:
             prompts: One an image.
             metadata: One an image.
             negative: What the estimate without text is given instead of nothing.
-            guidance: Strengths.
+            guidance: Strengths; that of frames counts where there are some.
             steering: Frames, and the ControlNet that sees them.
 
         Raises:
@@ -211,35 +212,41 @@ class DiffusionSat:
         with_text, without = torch.arange(count), torch.full((count,), count)
         steer = None if steering is None else self._steer(steering)
 
-        def estimates(x: Tensor, sigma: float, given: list[tuple[bool, bool]]) -> list[Tensor]:
-            rows = torch.cat([with_text if text_given else without for text_given, _ in given])
+        def estimates(x: Tensor, sigma: float, given: list[Given]) -> list[Tensor]:
+            rows = torch.cat([with_text if g.text else without for g in given])
             words = tuple(part[rows] for part in text)
-            meta = torch.cat([known if meta_given else unknown for _, meta_given in given])
+            meta = torch.cat([known if g.metadata else unknown for g in given])
 
             def network(latents: Tensor, time: Tensor) -> Tensor:
-                residuals = steer and steer(latents, time, words, meta, [m for _, m in given])
+                residuals = steer and steer(latents, time, words, meta, given)
                 return self.networks.predict(latents, time, words, meta, residuals)
 
             together = denoiser(network, self.config.prediction, self.schedule.time)
             return list(together(x.repeat(len(given), 1, 1, 1), sigma).chunk(len(given)))
 
-        return guided(estimates, guidance)
+        return guided(estimates, replace(guidance, frames=None) if steer is None else guidance)
 
     def _steer(
         self, steering: Steering
-    ) -> Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, list[bool]], Residuals]:
-        """What gives the residuals of a batch repeated, each time with or without its frames' metadata."""
+    ) -> Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, list[Given]], Residuals | None]:
+        """What gives the residuals of a batch repeated, each time with what is given."""
         control, frames = self.control(steering.control), steering.frames.to(self.device)
         with torch.no_grad():
             seen = control.frames(frames, steering.size)
         unknown = torch.full_like(frames.numbers, torch.nan)
 
         def residuals(
-            latents: Tensor, time: Tensor, text: tuple[Tensor, ...], meta: Tensor, given: list[bool]
-        ) -> Residuals:
-            rows = tuple(torch.cat([part] * len(given)) for part in seen)
-            of_frames = torch.cat([frames.numbers if meta_given else unknown for meta_given in given])
-            return control.residuals(latents, time, text, meta, rows, of_frames).scaled(steering.strength)
+            latents: Tensor, time: Tensor, text: tuple[Tensor, ...], meta: Tensor, given: list[Given]
+        ) -> Residuals | None:
+            steered = [g for g in given if g.frames]
+            if not steered:
+                return None
+            those = torch.tensor([g.frames for g in given]).repeat_interleave(len(frames.numbers))
+            rows = tuple(torch.cat([part] * len(steered)) for part in seen)
+            of_frames = torch.cat([frames.numbers if g.metadata else unknown for g in steered])
+            told = latents[those], time[those], tuple(part[those] for part in text), meta[those]
+            found = control.residuals(*told, rows, of_frames).scaled(steering.strength)
+            return found if bool(those.all()) else found.among(those)
 
         return residuals
 

@@ -1,6 +1,7 @@
 """What is known of weights beside them: written, read again, and found for the jobs that it holds for."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -32,8 +33,10 @@ def test_written_they_are_read_again_and_decide_no_pixel(steered_folder, tmp_pat
     add_calibrations(folder, "first", (replace(ONE, scale=9.0),))
     facts = read_facts(folder)
     assert [(c.samples, c.scale) for c in facts.calibrations] == [(8, 1.5), (4, 9.0)]
+    (folder / "facts.json").write_text(json.dumps(asdict(facts) | {"guidance": {"temporal": 2.0}}))
     add_calibrations(folder, "second", (ONE,))
     assert read_facts(folder).calibrations == (ONE,)
+    assert read_facts(folder).guidance == {"temporal": 2.0}
     assert content_hash(folder) == before
     assert DiffusionSat.from_pretrained(folder, device="cpu").facts == read_facts(folder)
 
@@ -48,7 +51,17 @@ def test_a_calibration_holds_for_jobs_of_its_conditions_and_weights():
     assert facts.calibration("b", JOB) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"learnt": 3}', '{"strange": 1}', '{"calibrations": [{}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"learnt": 3}',
+        '{"guidance": {"temporal": "strong"}}',
+        '{"strange": 1}',
+        '{"calibrations": [{}]}',
+    ],
+)
 def test_damaged_facts_are_told(tmp_path, text):
     (tmp_path / "facts.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"facts\.json cannot be read"):

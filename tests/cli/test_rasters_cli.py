@@ -94,6 +94,15 @@ def test_the_prompt_is_not_pushed_where_images_steer(command):
     assert (line["guidance"]["text"], line["guidance"]["metadata"]) == (2, 3)
 
 
+def test_frames_are_pushed_as_asked_for(command):
+    words = ("predict", "2018.tif@2018", "--date", "2019", "-o", "a.tif", "--frames-guidance")
+    code, (line,), _ = command(*words, "1.5")
+    assert (code, line["guidance"]["frames"], line["guidance"]["text"]) == (0, 1.5, 1)
+    code, _, err = command(*words, "-2", "--overwrite")
+    assert code == 2
+    assert "guidance of the frames is -2.0. Give a number from 0 to 100" in err
+
+
 def command_info(path):
     import contextlib
     import io

@@ -2,9 +2,14 @@ import pytest
 import torch
 
 from diffusionsat import ConfigError, Guidance
-from diffusionsat.diffusion.guidance import guided
+from diffusionsat.diffusion.guidance import Given, guided
 
-VALUES = {(False, False): 1.0, (False, True): 2.0, (True, True): 4.0, (True, False): 99.0}
+VALUES = {  # of text, metadata and frames
+    Given(False, False): 1.0,
+    Given(False, True): 2.0,
+    Given(True, True): 4.0,
+    Given(True, True, False): 3.5,
+}
 
 
 def run(guidance, sigma=1.0):
@@ -26,9 +31,14 @@ def run(guidance, sigma=1.0):
         (Guidance(text=3, metadata=1), 2 + 3 * (4 - 2), 2),
         (Guidance(text=0, metadata=1), 2.0, 1),
         (Guidance(text=0, metadata=0), 1.0, 1),
+        (Guidance(frames=1), 4.0, 1),
+        (Guidance(frames=0), 3.5, 1),
+        (Guidance(frames=3), 3.5 + 3 * (4 - 3.5), 2),
+        (Guidance(text=3, frames=2), 1 + 3 * (4 - 1) + (4 - 3.5), 3),
+        (Guidance(text=1, metadata=3, frames=0), 1 + 3 * (2 - 1) + (4 - 2) - (4 - 3.5), 3),
     ],
 )
-def test_strengths_of_text_and_metadata(guidance, expected, evaluations):
+def test_strengths_of_text_metadata_and_frames(guidance, expected, evaluations):
     value, asked = run(guidance)
     assert value == expected
     assert len(asked) == evaluations
@@ -46,7 +56,7 @@ def test_rescale_brings_back_the_spread():
     plain, free = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
 
     def conditioned(x, sigma, given):
-        return [{(True, True): plain, (False, False): free}[g] for g in given]
+        return [{Given(True, True): plain, Given(False, False): free}[g] for g in given]
 
     def spread(rescale):
         mixed = guided(conditioned, Guidance(text=5, rescale=rescale))(plain, 1.0)
@@ -60,9 +70,24 @@ def test_rescale_brings_back_the_spread():
     "bad",
     [
         *({"text": -1}, {"metadata": 101}, {"interval": (2, 1)}, {"rescale": 1.5}, {"text": float("nan")}),
-        *({"text": "2"}, {"text": None}, {"interval": 3}, {"interval": (0, float("inf"))}, {"rescale": None}),
+        *(
+            {"text": "2"},
+            {"text": None},
+            {"frames": -1},
+            {"frames": "2"},
+            {"interval": 3},
+            {"interval": (0, float("inf"))},
+            {"rescale": None},
+        ),
     ],
 )
 def test_impossible_guidance_is_refused(bad):
     with pytest.raises(ConfigError, match="guidance"):
         Guidance(**bad)
+
+
+def test_strengths_are_said_and_that_of_frames_where_it_acts():
+    said = {"text": 2, "metadata": None, "interval": [0.1, 3], "rescale": 0.7}
+    for frames in (None, 1.0):
+        assert Guidance(text=2, interval=(0.1, 3), rescale=0.7, frames=frames).to_dict() == said
+    assert Guidance(text=2, interval=(0.1, 3), rescale=0.7, frames=2.0).to_dict() == said | {"frames": 2.0}

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -273,6 +274,26 @@ def test_a_model_is_measured(asking, steered_folder, tmp_path, task):
     assert np.mean(mean) < np.mean(one)
     if task == "upscale":
         assert line(told, "pairs", set="model")["noise_residual"]["value"] < 1.5
+
+
+def test_the_protocol_says_how_strongly_frames_steered(asking, steered_folder, tmp_path):
+    folder = shutil.copytree(steered_folder, tmp_path / "model")
+    (folder / "facts.json").write_text('{"guidance": {"temporal": 2.0}}')
+    request = replace(asking, task="predict", images=None, model=str(folder), n=2, dates=(1,), steps=1)
+    request = replace(request, device="cpu", precision="fp32")
+    own, asked, other = (
+        evaluate(one, tmp_path / name)["protocol"]
+        for name, one in (
+            ("own", request),
+            ("asked", replace(request, frames_guidance=2.0)),
+            ("other", replace(request, frames_guidance=1.0)),
+        )
+    )
+    assert own["sampling"]["guidance"]["frames"] == 2
+    assert own["hash"] == asked["hash"] != other["hash"]
+    scores = [parquet.read_table(tmp_path / name / "scores.parquet") for name in ("own", "asked", "other")]
+    assert scores[0].equals(scores[1])
+    assert not scores[0].equals(scores[2])
 
 
 def test_ergas_takes_the_factor_where_something_is_made_finer(asking):

@@ -395,6 +395,30 @@ def test_without_metadata_that_of_the_frames_is_left_out_too(folder):
     assert (without - without_darker).abs().max() > 1e-4
 
 
+def test_frames_are_guided_by_what_they_change(folder):
+    sat = DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
+
+    def steered(**strengths):
+        return estimate(sat, Guidance(**strengths), control="strong-1")
+
+    plain, once = estimate(sat), steered()
+    assert (once - plain).abs().max() > 1e-2
+    torch.testing.assert_close(steered(frames=0.0), plain)
+    torch.testing.assert_close(steered(frames=2.5), plain + 2.5 * (once - plain))
+    pushed = steered(text=3.0)
+    torch.testing.assert_close(steered(text=3.0, frames=2.0), pushed + once - plain)
+    assert estimate(sat, Guidance(frames=3.0)).equal(plain)  # nothing steers
+
+
+def test_residuals_among_images_that_none_steers():
+    found = Residuals([torch.full((2, 1, 1, 1), 3.0)], torch.ones(2, 1, 1, 1)).among(
+        torch.tensor([True, False, True])
+    )
+    assert found.skips[0].flatten().tolist() == [3, 0, 3]
+    assert found.middle.flatten().tolist() == [1, 0, 1]
+    assert (found.guess, found.share) == (None, None)
+
+
 def test_controlnets_that_cannot_be_opened(folder, tmp_path):
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "control-fresh.safetensors").unlink()

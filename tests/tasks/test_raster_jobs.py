@@ -11,7 +11,8 @@ import torch
 from affine import Affine
 from pyproj import CRS
 
-from diffusionsat import Cancelled, ConfigError, DiffusionSat, Metadata, RasterError
+from diffusionsat import Cancelled, ConfigError, DiffusionSat, Guidance, Metadata, RasterError
+from diffusionsat.checkpoints.facts import Facts
 from diffusionsat.data.frames import open_frame
 from diffusionsat.data.sensors import RGB
 from diffusionsat.diffusion.operators import Blur, Compose, Decimate
@@ -468,6 +469,25 @@ def test_prediction_lies_on_the_nearest_frame(steered):
     assert np.array_equal(scene.raster.values, other.raster.values)
     later = steered.predict(frames, on="2025-03", **QUICK)
     assert not np.array_equal(scene.raster.values[:3], later.raster.values[:3])
+
+
+def test_frames_steer_as_strongly_as_their_controlnet_does_best_with(steered, monkeypatch):
+    asked = {"frames": [sentinel()], "on": "2021-03", **QUICK}
+    plain = steered.predict(**asked)
+    assert "frames" not in plain.provenance["guidance"]
+    monkeypatch.setitem(steered.__dict__, "facts", Facts(guidance={"temporal": 2.0}))
+    strong = steered.predict(**asked)
+    assert strong.provenance["guidance"] == plain.provenance["guidance"] | {"frames": 2.0}
+    assert not np.array_equal(strong.pixels, plain.pixels)
+    text = plain.provenance["guidance"]["text"]
+    rescale = plain.provenance["guidance"]["rescale"]
+    for frames, same in ((2.0, strong), (1.0, plain)):
+        wanted = Guidance(text=text, frames=frames, rescale=rescale)
+        scene = steered.predict(**asked, guidance=wanted)
+        assert np.array_equal(scene.pixels, same.pixels)
+        assert scene.provenance["guidance"] == same.provenance["guidance"]
+    alone = steered.upscale(sentinel(), factor=2, **QUICK)
+    assert "frames" not in alone.provenance["guidance"]
 
 
 def test_a_pixel_without_a_number_spoils_no_other(steered):

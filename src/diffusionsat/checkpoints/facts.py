@@ -1,13 +1,14 @@
 """What is known of a checkpoint's weights beyond what decides pixels: ``facts.json`` beside them.
 
 learnt        what each network has learnt from
+guidance      strength of guidance by the frames that each ControlNet does best with; 1 where none is said
 model_hash    of the weights that were calibrated; with others there is no calibration
 calibrations  see `Calibration`
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Facts:
     """See the module."""
 
     learnt: tuple[Learnt, ...] = ()
+    guidance: dict[str, float] = field(default_factory=dict)
     model_hash: str = ""
     calibrations: tuple[Calibration, ...] = ()
 
@@ -121,5 +123,5 @@ def add_calibrations(folder: Path, model_hash: str, several: tuple[Calibration, 
     new = [(one.conditions, one.samples) for one in several]
     old = facts.calibrations if facts.model_hash == model_hash else ()
     kept = tuple(one for one in old if (one.conditions, one.samples) not in new)
-    whole = Facts(learnt=facts.learnt, model_hash=model_hash, calibrations=kept + several)
+    whole = replace(facts, model_hash=model_hash, calibrations=kept + several)
     write_bytes(folder / FACTS, (json.dumps(asdict(whole), indent=1) + "\n").encode(), overwrite=True)

@@ -85,6 +85,7 @@ Examples:
 )
 @click.option("--control", metavar="NAME", help="ControlNet; '' is none [the model's for the task].")
 @click.option("--workers", type=int, default=1, show_default=True, metavar="W", help="Processes.")
+@options.frames_guidance
 @options.sampling
 @options.model
 @options.output

@@ -141,6 +141,16 @@ def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def frames_guidance(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--frames-guidance``."""
+    return click.option(
+        "--frames-guidance",
+        type=float,
+        metavar="G",
+        help="Strength of the images that the ControlNet sees; 1 is none [what it does best with].",
+    )(function)
+
+
 def output(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``-o/--output``, ``--overwrite`` and ``--json``."""
     for option in (

@@ -65,7 +65,8 @@ def work(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def control(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--control``."""
+    """Add ``--control`` and ``--frames-guidance``."""
+    function = options.frames_guidance(function)
     return click.option(
         "--control",
         metavar="NAME|PATH",
@@ -132,7 +133,8 @@ def sampling(sat: Any, given: dict[str, Any], *, steered: bool = True) -> dict[s
     """The options of sampling as fields of a request of a job that images steer, or of another."""
     from diffusionsat.tasks.sampling import UNGUIDED, guidance_of
 
-    strengths, default = (given["guidance"], given["metadata_guidance"]), UNGUIDED if steered else None
+    strengths = (given["guidance"], given["metadata_guidance"], given.get("frames_guidance"))
+    default = UNGUIDED if steered else None
     kept = {name: given[name] for name in ("seed", "steps", "solver", "negative", "strict", "prompt")}
     return kept | {"guidance": guidance_of(sat, *strengths, strength=default)}
 

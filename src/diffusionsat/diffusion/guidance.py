@@ -1,16 +1,27 @@
-"""Guidance: how strongly text and metadata steer, each by itself."""
+"""Guidance: how strongly text, metadata and frames steer, each by itself."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusionsat.diffusion.denoisers import Denoiser
 from diffusionsat.errors import ConfigError
+
+
+class Given(NamedTuple):
+    """What an estimate is made of; what is not given is as if nothing were known of it."""
+
+    text: bool
+    metadata: bool
+    frames: bool = True
+
+
+EVERYTHING = Given(True, True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +31,8 @@ class Guidance:
     Args:
         text: Strength of the prompt.
         metadata: Strength of the metadata; None is the text's.
+        frames: Strength of the images that a ControlNet sees; None is what is known to be best for that one,
+            1 where that is not known.
         interval: Noise levels (lowest, highest) between which guidance acts; outside it is 1, which saves
             evaluations. None is everywhere. Source: Kynkäänniemi et al. 2024.
         rescale: From 0 to 1, how far the guided estimate is brought back to the spread of the unguided one.
@@ -31,11 +44,13 @@ class Guidance:
 
     text: float = 1.0
     metadata: float | None = None
+    frames: float | None = None
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("text", self.text), ("metadata", self.metadata)):
+        for name in ("text", "metadata", "frames"):
+            value = getattr(self, name)
             if (value is not None or name == "text") and not _within(value, 0, 100):
                 raise ConfigError(
                     f"guidance of the {name} is {value!r}. Give a number from 0 to 100; 1 is none."
@@ -52,13 +67,27 @@ class Guidance:
         """Strength of text and of metadata."""
         return self.text, self.text if self.metadata is None else self.metadata
 
-    def terms(self) -> dict[tuple[bool, bool], float]:
-        """Weights of the estimates with (text, metadata) given; they sum to 1, those of weight 0 are absent.
+    def to_dict(self) -> dict[str, Any]:
+        """The strengths as JSON can hold them; that of frames where it is not 1, since few jobs have some."""
+        said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if said["frames"] in (None, 1):
+            del said["frames"]
+        return said
 
-        estimate = D(-,-) + metadata * (D(-,m) - D(-,-)) + text * (D(t,m) - D(-,m))
+    def terms(self) -> dict[Given, float]:
+        """Weights of the estimates D(text, metadata, frames) given; they sum to 1, none of them is 0.
+
+        estimate = D(-,-,f) + metadata * (D(-,m,f) - D(-,-,f)) + text * (D(t,m,f) - D(-,m,f))
+            + (frames - 1) * (D(t,m,f) - D(t,m,-))
         """
         text, metadata = self.strengths
-        weights = {(False, False): 1 - metadata, (False, True): metadata - text, (True, True): text}
+        beyond = 0 if self.frames is None else self.frames - 1
+        weights = {
+            Given(False, False): 1 - metadata,
+            Given(False, True): metadata - text,
+            Given(True, True, False): -beyond,
+            EVERYTHING: text + beyond,
+        }
         return {given: weight for given, weight in weights.items() if weight != 0}
 
 
@@ -73,29 +102,27 @@ def _ordered(interval: Any) -> bool:
     return _within(low, 0, math.inf) and _within(high, low, math.inf) and math.isfinite(high)
 
 
-def guided(
-    conditioned: Callable[[Tensor, float, list[tuple[bool, bool]]], list[Tensor]], guidance: Guidance
-) -> Denoiser:
-    """A denoiser that mixes estimates with and without text and metadata.
+def guided(conditioned: Callable[[Tensor, float, list[Given]], list[Tensor]], guidance: Guidance) -> Denoiser:
+    """A denoiser that mixes estimates with and without text, metadata and frames.
 
     Source: Ho & Salimans 2022; the separate strengths as Brooks et al. 2023 (InstructPix2Pix), equation 3.
 
     Args:
-        conditioned: Function of x, sigma and a list of (text given, metadata given) to as many estimates; it
-            may compute them as one batch.
+        conditioned: Function of x, sigma and a list of what is given to as many estimates; it may compute
+            them as one batch.
         guidance: The strengths.
     """
     terms = guidance.terms()
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         low, high = guidance.interval or (0.0, math.inf)
-        if terms.keys() == {(True, True)} or not low <= sigma <= high:
-            return conditioned(x, sigma, [(True, True)])[0]
+        if terms.keys() == {EVERYTHING} or not low <= sigma <= high:
+            return conditioned(x, sigma, [EVERYTHING])[0]
         given = list(terms)
         estimates = conditioned(x, sigma, given)
         mixed = torch.stack([terms[g] * e for g, e in zip(given, estimates, strict=True)]).sum(0)
-        if guidance.rescale and (True, True) in terms:
-            plain = estimates[given.index((True, True))]
+        if guidance.rescale and EVERYTHING in terms:
+            plain = estimates[given.index(EVERYTHING)]
             ratio = plain.std((1, 2, 3), keepdim=True) / mixed.std((1, 2, 3), keepdim=True).clamp_min(1e-8)
             mixed = mixed * (1 + guidance.rescale * (ratio - 1))
         return mixed

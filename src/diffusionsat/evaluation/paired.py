@@ -29,6 +29,7 @@ from diffusionsat.tasks.sampling import (
     SamplingRequest,
     Settings,
     check_count,
+    guidance_by,
     guidance_of,
 )
 
@@ -51,6 +52,7 @@ class Paired(ABC):
     baselines: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[str, ...]] = (WHOLE,)
     by: ClassVar[tuple[str, ...]] = ()  # keys of `Trial.about`
+    steered_by: ClassVar[str] = "temporal"  # the ControlNet, where none is asked for
 
     @abstractmethod
     def choose(self, sources: Sequence[Source], request: EvaluateRequest, size: int) -> Given:
@@ -90,12 +92,20 @@ class Paired(ABC):
         check_count("samples", request.samples, MOST_SAMPLES)
         if request.control and request.control not in sat.controls:
             raise ConfigError(f"control is {request.control!r}; the model has {', '.join(sat.controls)}.")
+        guidance = guidance_of(
+            sat,
+            request.guidance,
+            request.metadata_guidance,
+            request.frames_guidance,
+            strength=UNGUIDED,
+        )
+        control = self.steered_by if request.control is None else request.control
         return SamplingRequest(
             negative=request.negative,
             seed=request.seed,
             steps=request.steps,
             solver=request.solver,
-            guidance=guidance_of(sat, request.guidance, request.metadata_guidance, strength=UNGUIDED),
+            guidance=guidance_by(sat, guidance, control),
             strict=request.strict,
         ).settings(sat)
 

@@ -1,7 +1,7 @@
 """The protocol of a report: what must be equal for two reports' figures to be compared."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ METRICS_VERSION = 2  # to be raised when the same images would get other figures
 EDIT, FEATURES = "edit", "features"  # tasks that measure models alone
 _SAMPLED = {"steps", "solver", "guidance", "metadata_guidance", "negative", "strict", "schedule", "fit"}
 _SAMPLED |= {"split"}  # features learn from train rows and are tried on test rows
-_ANSWERED = _SAMPLED | {"images", "control", "samples", "lpips"}
+_ANSWERED = _SAMPLED | {"images", "control", "frames_guidance", "samples", "lpips"}
 _HEEDED: dict[str, set[str]] = {  # fields of a request that mean something to a task
     "generate": _SAMPLED | {"images", "trained", "clip", "vary", "most_steps"},
     "upscale": _ANSWERED | {"factor", "consistency", "direction", "given", "references"},
@@ -48,6 +48,7 @@ class EvaluateRequest:
         solver: None is the model's.
         guidance: None is the model's.
         metadata_guidance: Strength of the metadata; None is that of the prompt.
+        frames_guidance: Strength of the frames; None is what the ControlNet does best with.
         negative: As in `SamplingRequest`.
         strict: As in `SamplingRequest`.
         features: Names of feature networks, or paths; none are those that are installed.
@@ -88,6 +89,7 @@ class EvaluateRequest:
     solver: str | None = None
     guidance: float | None = None
     metadata_guidance: float | None = None
+    frames_guidance: float | None = None
     negative: str = ""
     strict: bool = False
     features: tuple[str, ...] = ()
@@ -140,9 +142,8 @@ def protocol(
     """
     sampled = None
     if settings is not None:
-        guidance = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings.guidance).items()}
-        sampled = {"solver": settings.solver, "steps": settings.steps, "guidance": guidance}
-        sampled["negative"] = settings.negative
+        sampled = {"solver": settings.solver, "steps": settings.steps, "negative": settings.negative}
+        sampled["guidance"] = settings.guidance.to_dict()
         if request.schedule is not None:
             sampled["schedule"] = request.schedule
     said = {

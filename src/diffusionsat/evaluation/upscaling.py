@@ -32,6 +32,7 @@ class Upscale(Paired):
 
     verb = "given, bicubic, made sharp, true"
     baselines = (BICUBIC, COLOUR, COPY)
+    steered_by = "super-resolution"
 
     def choose(self, sources: Sequence[Source], request: EvaluateRequest, size: int) -> Given:
         """Any images; if sharp ones of other dates, or images to be given, are asked for, those with them."""

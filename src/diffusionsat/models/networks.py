@@ -37,6 +37,21 @@ class Residuals(NamedTuple):
         guess, share = (None if part is None else strength * part for part in (self.guess, self.share))
         return Residuals([strength * skip for skip in self.skips], strength * self.middle, guess, share)
 
+    def among(self, rows: Tensor) -> "Residuals":
+        """All of them in a larger batch, zero for its other images.
+
+        Args:
+            rows: True where one of them belongs, in order, (B,).
+        """
+
+        def spread(part: Tensor) -> Tensor:
+            whole = part.new_zeros(len(rows), *part.shape[1:])
+            whole[rows] = part
+            return whole
+
+        guess, share = (None if part is None else spread(part) for part in (self.guess, self.share))
+        return Residuals([spread(skip) for skip in self.skips], spread(self.middle), guess, share)
+
 
 class Frames(NamedTuple):
     """Condition frames of a batch of images; their order means nothing, and any of them may be absent.

@@ -5,6 +5,7 @@ give the same latents, since both see the same windows in batches of the same sh
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from diffusionsat.model import DiffusionSat, Steering
 from diffusionsat.models.networks import Frames
 from diffusionsat.noise_keys import normal
 from diffusionsat.tasks.rendering import Renderer
-from diffusionsat.tasks.sampling import Settings
+from diffusionsat.tasks.sampling import Settings, guidance_by
 from diffusionsat.tasks.views import View, frames_of
 
 SMALLEST = 64  # pixels of a side that networks are used to
@@ -63,7 +64,8 @@ class Job:
         control: str | None = None,
         index: int = 0,
     ) -> None:
-        self.sat, self.settings, self.metadata, self.index = sat, settings, metadata, index
+        self.sat, self.metadata, self.index = sat, metadata, index
+        self.settings = replace(settings, guidance=guidance_by(sat, settings.guidance, control))
         self.width, self.height = size
         self.grid, self.views, self.control = grid, tuple(views), control
         self._kept: dict[tuple[Window, ...], Denoiser] = {}

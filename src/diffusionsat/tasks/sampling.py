@@ -2,7 +2,7 @@
 
 import datetime
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -55,7 +55,7 @@ class SamplingRequest:
             guidance = guidance_of(sat, guidance, strength=strength)
         for name, text in (("prompt", self.prompt), ("negative", self.negative)):
             _check_text(name, text, sat, self.strict)
-        if self.negative and guidance.terms().keys() == {(True, True)}:
+        if self.negative and all(given.text for given in guidance.terms()):
             log.warning("the negative prompt does nothing where guidance is 1")
         return Settings(
             prompt=self.prompt,
@@ -80,7 +80,12 @@ class Settings:
 
 
 def guidance_of(
-    sat: DiffusionSat, text: float | None, metadata: float | None = None, *, strength: float | None = None
+    sat: DiffusionSat,
+    text: float | None,
+    metadata: float | None = None,
+    frames: float | None = None,
+    *,
+    strength: float | None = None,
 ) -> Guidance:
     """Strengths that were asked for, with the rest as the model has it.
 
@@ -88,6 +93,7 @@ def guidance_of(
         sat: The model.
         text: Strength of the prompt; None is ``strength``.
         metadata: Strength of the metadata; None is the prompt's.
+        frames: Strength of the frames; None is that of `guidance_by`.
         strength: Where no strength of the prompt is asked for; None is the model's.
 
     Raises:
@@ -96,7 +102,16 @@ def guidance_of(
     defaults = sat.config.defaults
     if text is None:
         text = defaults.guidance if strength is None else strength
-    return Guidance(text=text, metadata=metadata, interval=defaults.interval, rescale=defaults.rescale)
+    return Guidance(
+        text=text, metadata=metadata, frames=frames, interval=defaults.interval, rescale=defaults.rescale
+    )
+
+
+def guidance_by(sat: DiffusionSat, guidance: Guidance, control: str | None) -> Guidance:
+    """Strengths with that of the frames which a ControlNet does best with, where none was asked for."""
+    if control is None or guidance.frames is not None:
+        return guidance
+    return replace(guidance, frames=sat.facts.guidance.get(control))
 
 
 def provenance(sat: DiffusionSat, settings: Settings, task: str, **more: Any) -> dict[str, Any]:
@@ -111,7 +126,7 @@ def provenance(sat: DiffusionSat, settings: Settings, task: str, **more: Any) ->
         "seed": settings.seed,
         "steps": settings.steps,
         "solver": settings.solver,
-        "guidance": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings.guidance).items()},
+        "guidance": settings.guidance.to_dict(),
         **more,
         "precision": sat.precision,
         "device": sat.device.type,

@@ -238,7 +238,7 @@ def test_our_solver_gives_the_published_pipelines_latents(case):
 
         kind = {"v_prediction": "v", "epsilon": "epsilon"}[about["prediction_type"]]
         out = []
-        for text, _ in given_parts:
+        for text, *_ in given_parts:
             states = given["prompt_embeds" if text else "negative_prompt_embeds"]
             of_condition = given.get("cond_metadata")
             prediction = network(
