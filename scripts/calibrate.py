@@ -5,6 +5,8 @@
 
 Writes the calibrations into the model's ``facts.json``, for each number of samples, and prints a line of JSON
 for each, with what was found on the test rows. ``--check`` only checks those that are there.
+``--strengths 1 1.5 2`` calibrates nothing, but prints how the task does on the held-out places with each strength
+of guidance by frames; the best of them is ``guidance`` in ``facts.json``.
 """
 
 import argparse
@@ -24,6 +26,15 @@ from diffusionsat.evaluation.run import TASKS
 COUNTS = (4, 8, 16)
 
 
+def scored(task: Paired, request: EvaluateRequest, sat: DiffusionSat, given: Given) -> dict[str, float]:
+    """Means of the scores of some cases, but for those of baselines."""
+    rows = range(len(given))
+    networks = [network_of(name) for name in installed()]
+    found = task.score(request, given, rows, task.make(sat, request, given, rows), networks)
+    own = [name for name in found if name.startswith(("model/", "one_sample/", "samples/"))]
+    return {n: round(float(np.nanmean(found[n])), 4) for n in own if found[n].ndim == 1}
+
+
 def main() -> None:
     """Fit, write and check."""
     parser = argparse.ArgumentParser(
@@ -38,6 +49,8 @@ def main() -> None:
     parser.add_argument("--consistency", default="soft", help="for upscale")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--frames-guidance", type=float)
+    parser.add_argument("--strengths", type=float, nargs="+", metavar="S")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder, sat = find(args.model), DiffusionSat.from_pretrained(args.model)
@@ -49,14 +62,28 @@ def main() -> None:
         factor=args.factor,
         size=args.size,
         consistency=args.consistency,
+        frames_guidance=args.frames_guidance,
     )
     task = TASKS[args.task]
 
-    def made(split: str, seed: int) -> Made:
+    def asked(split: str, seed: int) -> tuple[EvaluateRequest, Given]:
         sources = open_sources(args.data, split)
-        asked = replace(request, seed=seed, split=split)
+        wanted = replace(request, seed=seed, split=split)
         kept = [held_out(source) for source in sources] if split == "train" else sources
-        return Made(task, asked, sat, gathered(task, asked, kept, args.size))
+        return wanted, gathered(task, wanted, kept, args.size)
+
+    def made(split: str, seed: int) -> Made:
+        wanted, given = asked(split, seed)
+        return Made(task, wanted, sat, given)
+
+    if args.strengths:
+        wanted, given = asked("train", 0)
+        for strength in args.strengths:
+            scores = scored(task, replace(wanted, frames_guidance=strength), sat, given)
+            told = {"frames_guidance": strength, "n": len(given)}
+            told |= {"places": len({case.place for case in given.cases})}
+            print(json.dumps(told | scores), flush=True)
+        return
 
     if not args.check:
         seen = made("train", 0)
