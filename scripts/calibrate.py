@@ -5,14 +5,15 @@
 
 Writes the calibrations into the model's ``facts.json``, for each number of samples, and prints a line of JSON
 for each, with what was found on the test rows. ``--check`` only checks those that are there.
-``--strengths 1 1.5 2`` calibrates nothing, but prints how the task does on the held-out places with each strength
-of guidance by frames; the best of them is ``guidance`` in ``facts.json``.
+``--strengths 1 1.5 2`` calibrates nothing: it prints how the task does on the held-out places with each of these
+strengths of guidance by frames, of which the best is to stand in ``facts.json``.
 """
 
 import argparse
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import torch
 
 from diffusionsat import DiffusionSat
@@ -20,8 +21,11 @@ from diffusionsat.checkpoints.facts import add_calibrations, read_facts
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.evaluation.calibrating import Made, check, fit, gathered, held_out
 from diffusionsat.evaluation.cases import open_sources
+from diffusionsat.evaluation.features import feature_network
+from diffusionsat.evaluation.paired import Paired
 from diffusionsat.evaluation.protocol import EvaluateRequest
 from diffusionsat.evaluation.run import TASKS
+from diffusionsat.evaluation.trials import Given
 
 COUNTS = (4, 8, 16)
 
@@ -29,8 +33,8 @@ COUNTS = (4, 8, 16)
 def scored(task: Paired, request: EvaluateRequest, sat: DiffusionSat, given: Given) -> dict[str, float]:
     """Means of the scores of some cases, but for those of baselines."""
     rows = range(len(given))
-    networks = [network_of(name) for name in installed()]
-    found = task.score(request, given, rows, task.make(sat, request, given, rows), networks)
+    made = task.make(sat, request, given, rows)
+    found = task.score(request, given, rows, made, [feature_network("efficientnet-lite0")])
     own = [name for name in found if name.startswith(("model/", "one_sample/", "samples/"))]
     return {n: round(float(np.nanmean(found[n])), 4) for n in own if found[n].ndim == 1}
 

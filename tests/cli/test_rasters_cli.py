@@ -94,6 +94,40 @@ def test_the_prompt_is_not_pushed_where_images_steer(command):
     assert (line["guidance"]["text"], line["guidance"]["metadata"]) == (2, 3)
 
 
+def test_several_results_are_of_other_noise(command, houses):
+    words = ("edit", "2018.tif", "forest", "--samples", "2", "-o")
+    _, (alone,), _ = command(*words, "one.tif")
+    code, lines, _ = command(*words, "a.tif", "-n", "3")
+    assert code == 0
+    assert [(line["path"], line["index"]) for line in lines] == [(f"a-00{i}.tif", i) for i in range(3)]
+    first, second, third = (pixels(line["path"]) for line in lines)
+    assert np.array_equal(first, pixels("one.tif"))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+    assert alone["index"] == 0
+
+    for file in houses.glob("a-001.*"):
+        file.unlink()
+    code, (again,), _ = command(*words, "a.tif", "-n", "3")  # takes up what is missing
+    assert (code, again["path"]) == (0, "a-001.tif")
+    assert np.array_equal(pixels("a-001.tif"), second)
+    (houses / "a-002.tif").write_bytes((houses / "one.tif").read_bytes())  # of another index
+    code, _, err = command(*words, "a.tif", "-n", "3")
+    assert code == 2
+    assert "a-002.tif exists" in err
+    assert command(*words, "a.tif", "-n", "3", "--overwrite")[0] == 0
+    assert np.array_equal(pixels("a-002.tif"), third)
+
+
+def test_how_many_results_cannot_be(command):
+    code, _, err = command("edit", "2018.tif", "forest", "-o", "a.tif", "-n", "0")
+    assert code == 2
+    assert "n is 0. Give a whole number from 1" in err
+    code, _, err = command("predict", "2018.tif@2018", "--dates", "2019,2021", "-o", "s.gif", "-n", "2")
+    assert code == 2
+    assert "leave it out with --dates" in err
+
+
 def test_frames_are_pushed_as_asked_for(command):
     words = ("predict", "2018.tif@2018", "--date", "2019", "-o", "a.tif", "--frames-guidance")
     code, (line,), _ = command(*words, "1.5")

@@ -46,13 +46,13 @@ def command(
     device: str,
     precision: str,
     **given: Any,
-) -> None:
+) -> int:
     """Make the ground under the clouds of IMAGE, and leave the rest as it is.
 
     The clouds are where --mask says; or the image's band SCL, QA_PIXEL or CLM; or where s2cloudless sees
     them (extra [clouds]).
     """
-    rasters.check_output(output, given["overwrite"])
+    rasters.check_output(output, given)
     frames, others = (
         rasters.frames([image], given["bands"], given["tile"]),
         rasters.frames(references, given["bands"], given["tile"], beside=True),
@@ -72,4 +72,4 @@ def command(
         control=given["control"],
         **rasters.sampling(sat, given),
     )
-    rasters.run(rasters.layered(request.job(sat), given), output, given)
+    return rasters.run(rasters.layered(request.job(sat), given), output, given)

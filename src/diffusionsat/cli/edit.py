@@ -42,9 +42,9 @@ def command(
     device: str,
     precision: str,
     **given: Any,
-) -> None:
+) -> int:
     """Change IMAGE by the words of PROMPT, and by another date or cloud cover."""
-    rasters.check_output(output, given["overwrite"])
+    rasters.check_output(output, given)
     frames = rasters.frames([image], given["bands"], given["tile"])
 
     from diffusionsat.tasks.edit import EditRequest
@@ -59,4 +59,4 @@ def command(
         samples=given["samples"],
         **rasters.sampling(sat, given | {"prompt": prompt}, steered=False),
     )
-    rasters.run(rasters.layered(request.job(sat), given), output, given)
+    return rasters.run(rasters.layered(request.job(sat), given), output, given)

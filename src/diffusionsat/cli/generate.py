@@ -11,8 +11,6 @@ from diffusionsat.cli import options
 from diffusionsat.cli.progress import Bar
 from diffusionsat.errors import ConfigError, DiffusionSatError, RasterError
 
-MOST_IMAGES = 10_000  # of one prompt
-
 _EPILOG = """\b
 Examples:
   diffusionsat generate "a river" --lnglat 7.44,46.95 --date 2019-07 --gsd 10 -o river.tif
@@ -122,14 +120,9 @@ def _paths(output: Path, count: int, *, sheet: bool, overwrite: bool) -> list[Pa
     suffixes = (".png",) if sheet else (".tif", ".tiff", ".png")
     if output.suffix.lower() not in suffixes:
         raise RasterError(f"{output} has suffix {output.suffix!r}. Give {', '.join(suffixes)}.")
-    if not 1 <= count <= MOST_IMAGES:
-        raise ConfigError(
-            f"n is {count}. Give a whole number from 1 to {MOST_IMAGES}; --features makes more."
-        )
+    names = options.numbered(output, count)
     if count == 1:
         return [check_writable(output, overwrite=overwrite)]
-    digits = max(3, len(str(count - 1)))
-    names = [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
     # Of several, some may be there from a run that was stopped; whether they are is seen when they are read.
     return [check_writable(name, overwrite=True) for name in names]
 

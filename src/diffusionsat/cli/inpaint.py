@@ -40,13 +40,13 @@ def command(
     device: str,
     precision: str,
     **given: Any,
-) -> None:
+) -> int:
     """Make the part of IMAGE that MASK marks anew; without a MASK, where IMAGE has no data.
 
     MASK is a raster that is not 0 there, or GeoJSON polygons. All other pixels stay as they are, to the last
     bit, but for a rim of --feather pixels.
     """
-    rasters.check_output(output, given["overwrite"])
+    rasters.check_output(output, given)
     frames, others = (
         rasters.frames([image], given["bands"], given["tile"]),
         rasters.frames(references, given["bands"], given["tile"], beside=True),
@@ -65,4 +65,4 @@ def command(
         control=given["control"],
         **rasters.sampling(sat, given),
     )
-    rasters.run(rasters.layered(request.job(sat), given), output, given)
+    return rasters.run(rasters.layered(request.job(sat), given), output, given)

@@ -15,6 +15,7 @@ from diffusionsat.errors import ConfigError, MetadataError
 from diffusionsat.metadata import Metadata
 
 MOST_VALUES = 100  # of a sweep
+MOST_IMAGES = 10_000  # of one command but for --features
 
 
 class LngLat(click.ParamType):
@@ -139,6 +140,20 @@ def sampling(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def numbered(output: Path, count: int) -> list[Path]:
+    """Where several images of one command go: OUT-000, OUT-001 and so on; OUT itself for one.
+
+    Raises:
+        ConfigError: If so many are not made.
+    """
+    if not 1 <= count <= MOST_IMAGES:
+        raise ConfigError(f"n is {count}. Give a whole number from 1 to {MOST_IMAGES}.")
+    if count == 1:
+        return [output]
+    digits = max(3, len(str(count - 1)))
+    return [output.with_stem(f"{output.stem}-{i:0{digits}d}") for i in range(count)]
 
 
 def frames_guidance(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from diffusionsat.cli import options, rasters
-from diffusionsat.errors import ConfigError, DiffusionSatError
+from diffusionsat.errors import ConfigError
 
 _EPILOG = """\b
 Examples:
@@ -53,7 +53,9 @@ def command(
     if (date is None) == (dates is None):
         raise ConfigError("predict wants --date D for one image, or --dates for a series. Give one of them.")
     wanted = [date] if date else options.parse_dates(dates or "")
-    _check(output, series=dates is not None, overwrite=given["overwrite"])
+    if dates and given["count"] != 1:
+        raise ConfigError("-n makes several images of one date; leave it out with --dates.")
+    _check(output, given, series=dates is not None)
     frames = rasters.frames(sources, given["bands"], given["tile"])
 
     from diffusionsat.tasks.predict import PredictRequest
@@ -73,44 +75,30 @@ def command(
     jobs = [rasters.layered(request.job(sat), given) for request in requests]
     if dates:
         return _series(jobs, wanted, output, given)
-    rasters.run(jobs[0], output, given)
-    return 0
+    return rasters.run(jobs[0], output, given)
 
 
-def _check(output: Path, *, series: bool, overwrite: bool) -> None:
+def _check(output: Path, given: dict[str, Any], *, series: bool) -> None:
     from diffusionsat.files import check_writable
 
     if not series:
-        rasters.check_output(output, overwrite)
+        rasters.check_output(output, given)
     elif output.suffix.lower() != ".gif":
         raise ConfigError(f"{output} has suffix {output.suffix!r}. A series is an animation: give .gif.")
     else:
-        check_writable(output, overwrite=overwrite)
+        check_writable(output, overwrite=given["overwrite"])
 
 
 def _series(jobs: Sequence[Any], dates: Sequence[str], output: Path, given: dict[str, Any]) -> int:
-    """Make an image a date, and an animation; what a stopped run of the same command left is kept."""
+    """Make an image a date, and an animation of them."""
     from diffusionsat.geo.publishing import refuse_inputs
     from diffusionsat.tasks.animation import animate, picture
-    from diffusionsat.tasks.restoring import is_made
 
     refuse_inputs(output, jobs[0].files)
     paths = [output.with_name(f"{output.stem}-{date}.tif") for date in dates]
-    left = [
-        (job, rasters.check_output(path, given["overwrite"]))
-        for job, path in zip(jobs, paths, strict=True)
-        if given["overwrite"] or not is_made(job, path)
-    ]
-    written = len(jobs) - len(left)
-    try:
-        for job, path in left:
-            rasters.run(job, path, given)
-            written += 1
+
+    def moving() -> None:
         pictures = [picture(job, path) for job, path in zip(jobs, paths, strict=True)]
         animate(pictures, dates, output, overwrite=given["overwrite"])
-    except DiffusionSatError as error:
-        if not written:
-            raise
-        click.echo(f"error: {error} The same command goes on from here.", err=True)
-        return 3
-    return 0
+
+    return rasters.several(jobs, paths, given, then=moving)

@@ -9,7 +9,9 @@ import click
 
 from diffusionsat.cli import options
 from diffusionsat.cli.progress import Bar
-from diffusionsat.errors import RasterError
+from diffusionsat.errors import DiffusionSatError, RasterError
+
+More = Callable[[Path], dict[str, Any]]
 
 
 def about(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +49,7 @@ def prompt(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def work(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of how the work is done: samples, workers, dask."""
+    """Add the options of how the work is done: images, samples, workers, dask."""
     for option in (
         click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that does the work."),
         click.option("--workers", type=int, default=1, show_default=True, metavar="N", help="Processes."),
@@ -58,6 +60,15 @@ def work(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             metavar="K",
             help="Images that are made: the result is their mean, and their spread is written too.",
+        ),
+        click.option(
+            "-n",
+            "count",
+            type=int,
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Results, each of other noise: OUT-000, OUT-001 and so on.",
         ),
     ):
         function = option(function)
@@ -139,33 +150,89 @@ def sampling(sat: Any, given: dict[str, Any], *, steered: bool = True) -> dict[s
     return kept | {"guidance": guidance_of(sat, *strengths, strength=default)}
 
 
-def check_output(path: Path, overwrite: bool) -> Path:
-    """The path, if a GeoTIFF may be written there.
+def check_output(path: Path, given: dict[str, Any]) -> list[Path]:
+    """Where GeoTIFFs go, if they may be written there: ``path``, or with -n what it names.
+
+    Of several, some may be there from a run that was stopped.
 
     Raises:
-        RasterError: If it may not.
+        ConfigError: If so many are not made.
+        RasterError: If they may not.
     """
     from diffusionsat.files import check_writable
 
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise RasterError(f"{path} has suffix {path.suffix!r}. Give .tif or .tiff.")
-    return check_writable(path, overwrite=overwrite)
+    paths = options.numbered(path, given["count"])
+    return [check_writable(each, overwrite=given["overwrite"] or len(paths) > 1) for each in paths]
 
 
-def run(
-    job: Any,
-    output: Path,
-    given: dict[str, Any],
-    more: Callable[[Path], dict[str, Any]] | None = None,
-) -> None:
-    """Do a job, with a bar, and print what was made.
+def run(job: Any, output: Path, given: dict[str, Any], more: More | None = None) -> int:
+    """Do a job, or with -n a job of each image, and print what was made.
 
     Args:
         job: A `Restoration`; see `layered`.
         output: Where its image goes.
         given: The command's options.
-        more: What else is said of the image that was written.
+        more: What else is said of an image that was written.
+
+    Returns:
+        The exit code.
     """
+    paths = check_output(output, given)
+    if len(paths) > 1:
+        return several([job.image(i) for i in range(len(paths))], paths, given, more)
+    _make(job, output, given, more)
+    return 0
+
+
+def several(
+    jobs: Sequence[Any],
+    paths: Sequence[Path],
+    given: dict[str, Any],
+    more: More | None = None,
+    then: Callable[[], Any] | None = None,
+) -> int:
+    """Do jobs one after another; what a stopped run of the same command left is kept.
+
+    Args:
+        jobs: As for `run`.
+        paths: Where their images go.
+        given: The command's options.
+        more: As for `run`.
+        then: Called at the end.
+
+    Returns:
+        The exit code: 3 if an image is there when a later one cannot be made.
+
+    Raises:
+        DiffusionSatError: If none is.
+    """
+    from diffusionsat.files import check_writable
+    from diffusionsat.tasks.restoring import is_made
+
+    left = [
+        (job, check_writable(path, overwrite=given["overwrite"]))
+        for job, path in zip(jobs, paths, strict=True)
+        if given["overwrite"] or not is_made(job, path)
+    ]
+    written = len(jobs) - len(left)
+    try:
+        for job, path in left:
+            _make(job, path, given, more)
+            written += 1
+        if then is not None:
+            then()
+    except DiffusionSatError as error:
+        if not written:
+            raise
+        click.echo(f"error: {error} The same command goes on from here.", err=True)
+        return 3
+    return 0
+
+
+def _make(job: Any, output: Path, given: dict[str, Any], more: More | None) -> None:
+    """Do a job, with a bar, and print what was made."""
     from diffusionsat.execution import executor
     from diffusionsat.tasks.restoring import restore_to
 

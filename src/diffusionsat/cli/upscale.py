@@ -61,14 +61,14 @@ def command(
     device: str,
     precision: str,
     **given: Any,
-) -> None:
+) -> int:
     """Sharpen the rasters FRAME..., of one or several dates, and keep what they measured.
 
     Each is a GeoTIFF, a JP2, a Sentinel-2 .SAFE folder or its zip; FILE@DATE gives it a date. The finest of
     them, and of these the latest, is sharpened onto a grid that nests in its own; the result has its red,
     green and blue, in its units.
     """
-    rasters.check_output(output, given["overwrite"])
+    rasters.check_output(output, given)
     if not stac and (search or collections or size):
         raise ConfigError("--search, --collection and --size are for --stac, which is not given.")
     found = [_searched(stac, given["lnglat"], search, collections, size)] if stac else []
@@ -92,7 +92,7 @@ def command(
         **rasters.sampling(sat, given),
     )
     job = rasters.layered(request.job(sat), given)
-    rasters.run(job, output, given, lambda path: consistency_of(job, path))
+    return rasters.run(job, output, given, lambda path: consistency_of(job, path))
 
 
 def _searched(

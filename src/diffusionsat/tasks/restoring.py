@@ -103,6 +103,10 @@ class Restoration(Job):
         other.index, other._kept = self.index + index, {}
         return other
 
+    def image(self, number: int) -> "Restoration":
+        """The same job with the noise of the image of a number, counted from 0."""
+        return self.sample(number * self.samples)
+
     def finish(self, light: np.ndarray, rows: range, columns: range) -> np.ndarray:
         """Light as it is to be written, of light as it was decoded, (K, 3, rows, columns)."""
         return light
@@ -242,6 +246,7 @@ class Restoration(Job):
             self.settings,
             self.task,
             size=[self.width, self.height],
+            index=self.index // self.samples,
             samples=self.samples,
             control=self.control,
             inputs=dict(self.inputs),
