@@ -18,7 +18,7 @@ from diffusionsat.checkpoints.facts import Facts, read_facts
 from diffusionsat.checkpoints.opening import Opened, open_checkpoint
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.diffusion.denoisers import Denoiser, denoiser
-from diffusionsat.diffusion.guidance import Given, Guidance, guided
+from diffusionsat.diffusion.guidance import Told, Guidance, guided
 from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.metadata import Metadata
@@ -212,7 +212,7 @@ class DiffusionSat:
         with_text, without = torch.arange(count), torch.full((count,), count)
         steer = None if steering is None else self._steer(steering)
 
-        def estimates(x: Tensor, sigma: float, given: list[Given]) -> list[Tensor]:
+        def estimates(x: Tensor, sigma: float, given: list[Told]) -> list[Tensor]:
             rows = torch.cat([with_text if g.text else without for g in given])
             words = tuple(part[rows] for part in text)
             meta = torch.cat([known if g.metadata else unknown for g in given])
@@ -228,7 +228,7 @@ class DiffusionSat:
 
     def _steer(
         self, steering: Steering
-    ) -> Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, list[Given]], Residuals | None]:
+    ) -> Callable[[Tensor, Tensor, tuple[Tensor, ...], Tensor, list[Told]], Residuals | None]:
         """What gives the residuals of a batch repeated, each time with what is given."""
         control, frames = self.control(steering.control), steering.frames.to(self.device)
         with torch.no_grad():
@@ -236,7 +236,7 @@ class DiffusionSat:
         unknown = torch.full_like(frames.numbers, torch.nan)
 
         def residuals(
-            latents: Tensor, time: Tensor, text: tuple[Tensor, ...], meta: Tensor, given: list[Given]
+            latents: Tensor, time: Tensor, text: tuple[Tensor, ...], meta: Tensor, given: list[Told]
         ) -> Residuals | None:
             steered = [g for g in given if g.frames]
             if not steered:

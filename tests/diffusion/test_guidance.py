@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from diffusionsat import ConfigError, Guidance
-from diffusionsat.diffusion.guidance import Given, guided
+from diffusionsat.diffusion.guidance import Told, guided
 
 VALUES = {  # of text, metadata and frames
-    Given(False, False): 1.0,
-    Given(False, True): 2.0,
-    Given(True, True): 4.0,
-    Given(True, True, False): 3.5,
+    Told(False, False): 1.0,
+    Told(False, True): 2.0,
+    Told(True, True): 4.0,
+    Told(True, True, False): 3.5,
 }
 
 
@@ -56,7 +56,7 @@ def test_rescale_brings_back_the_spread():
     plain, free = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
 
     def conditioned(x, sigma, given):
-        return [{Given(True, True): plain, Given(False, False): free}[g] for g in given]
+        return [{Told(True, True): plain, Told(False, False): free}[g] for g in given]
 
     def spread(rescale):
         mixed = guided(conditioned, Guidance(text=5, rescale=rescale))(plain, 1.0)

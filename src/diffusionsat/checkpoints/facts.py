@@ -1,4 +1,4 @@
-"""What is known of a checkpoint's weights beyond what decides pixels: ``facts.json`` beside them.
+"""What is known of a checkpoint's weights and is no part of them: ``facts.json`` beside them.
 
 learnt        what each network has learnt from
 guidance      strength of guidance by the frames that each ControlNet does best with; 1 where none is said

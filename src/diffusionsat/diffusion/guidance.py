@@ -13,15 +13,15 @@ from diffusionsat.diffusion.denoisers import Denoiser
 from diffusionsat.errors import ConfigError
 
 
-class Given(NamedTuple):
-    """What an estimate is made of; what is not given is as if nothing were known of it."""
+class Told(NamedTuple):
+    """What an estimate is told; of the rest it knows nothing."""
 
     text: bool
     metadata: bool
     frames: bool = True
 
 
-EVERYTHING = Given(True, True)
+EVERYTHING = Told(True, True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Guidance:
             del said["frames"]
         return said
 
-    def terms(self) -> dict[Given, float]:
+    def terms(self) -> dict[Told, float]:
         """Weights of the estimates D(text, metadata, frames) given; they sum to 1, none of them is 0.
 
         estimate = D(-,-,f) + metadata * (D(-,m,f) - D(-,-,f)) + text * (D(t,m,f) - D(-,m,f))
@@ -83,9 +83,9 @@ class Guidance:
         text, metadata = self.strengths
         beyond = 0 if self.frames is None else self.frames - 1
         weights = {
-            Given(False, False): 1 - metadata,
-            Given(False, True): metadata - text,
-            Given(True, True, False): -beyond,
+            Told(False, False): 1 - metadata,
+            Told(False, True): metadata - text,
+            Told(True, True, False): -beyond,
             EVERYTHING: text + beyond,
         }
         return {given: weight for given, weight in weights.items() if weight != 0}
@@ -102,7 +102,7 @@ def _ordered(interval: Any) -> bool:
     return _within(low, 0, math.inf) and _within(high, low, math.inf) and math.isfinite(high)
 
 
-def guided(conditioned: Callable[[Tensor, float, list[Given]], list[Tensor]], guidance: Guidance) -> Denoiser:
+def guided(conditioned: Callable[[Tensor, float, list[Told]], list[Tensor]], guidance: Guidance) -> Denoiser:
     """A denoiser that mixes estimates with and without text, metadata and frames.
 
     Source: Ho & Salimans 2022; the separate strengths as Brooks et al. 2023 (InstructPix2Pix), equation 3.
