@@ -18,7 +18,7 @@ from diffusionsat.checkpoints.facts import Facts, read_facts
 from diffusionsat.checkpoints.opening import Opened, open_checkpoint
 from diffusionsat.checkpoints.shipped import find
 from diffusionsat.diffusion.denoisers import Denoiser, denoiser
-from diffusionsat.diffusion.guidance import Told, Guidance, guided
+from diffusionsat.diffusion.guidance import Guidance, Told, guided
 from diffusionsat.diffusion.solvers import OnStep
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.metadata import Metadata
