@@ -5,8 +5,8 @@
 
 Writes the calibrations into the model's ``facts.json``, for each number of samples, and prints a line of JSON
 for each, with what was found on the test rows. ``--check`` only checks those that are there.
-``--strengths 1 1.5 2`` calibrates nothing: it prints how the task does on the held-out places with each of these
-strengths of guidance by frames, of which the best is to stand in ``facts.json``.
+``--strengths 1 1.5 2`` calibrates nothing: it prints how the task does on the held-out places with each of
+these strengths of guidance by frames, of which the best is to stand in ``facts.json``.
 """
 
 import argparse

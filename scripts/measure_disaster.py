@@ -26,6 +26,7 @@ from diffusionsat.evaluation.probes import fit_classifier
 from diffusionsat.evaluation.trials import framed
 from diffusionsat.metadata import Metadata
 from diffusionsat.metrics.bootstrap import mean_interval
+from diffusionsat.tasks.sampling import UNGUIDED, guidance_of
 
 SIDES = ("before", "after")
 BEFORE = "2016"  # the images before are of 2016 and 2017, none of a known day
@@ -40,10 +41,11 @@ class Side(NamedTuple):
     metadata: Metadata
 
 
-def pairs(data: Path, split: str) -> list[tuple[Side, ...]]:
-    """Every record's image before and image after."""
+def pairs(data: Path, split: str, *, held_out: bool = False) -> list[tuple[Side, ...]]:
+    """Every record's image before and image after, of places that models learn from or are held out."""
     source = Source(data, split=split)
-    records = [source.record(int(image)) for image in np.flatnonzero(source.images.frame == 0)]
+    asked = (source.images.frame == 0) & (source.images.held_out == held_out)
+    records = [source.record(int(image)) for image in np.flatnonzero(asked)]
     return [tuple(Side(f.rgb(), record.caption(f), f.metadata) for f in record.frames) for record in records]
 
 
@@ -55,14 +57,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-n", type=int, default=140, help="pairs of the test split")
+    parser.add_argument("--held-out", action="store_true", help="of held-out train places, to choose by")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance", type=float)
+    parser.add_argument("--frames-guidance", type=float)
     parser.add_argument("--features", default="efficientnet-lite0", help="what the classifier sees by")
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sat, network = DiffusionSat.from_pretrained(args.model), feature_network(args.features)
-    train, test = pairs(args.data, "train"), pairs(args.data, "test")[: args.n]
+    train = pairs(args.data, "train")
+    test = (pairs(args.data, "train", held_out=True) if args.held_out else pairs(args.data, "test"))[: args.n]
 
     def features(images: list[np.ndarray]) -> torch.Tensor:
         return network(np.stack(images))
@@ -70,7 +75,8 @@ def main() -> None:
     sides = [side.pixels for pair in train for side in pair]
     classifier = fit_classifier(features(sides), np.array(SIDES * len(train)))
     real = [features([pair[i].pixels for pair in test]) for i in (0, 1)]
-    rows = []
+    strengths = (args.guidance, None, args.frames_guidance)
+    guidance, rows = guidance_of(sat, *strengths, strength=UNGUIDED), []
     for given, wanted in ((0, 1), (1, 0)):
         made = []
         for number, pair in enumerate(test):
@@ -82,7 +88,7 @@ def main() -> None:
                 prompt=target.caption,
                 metadata=target.metadata,
                 seed=args.seed + number,
-                guidance=args.guidance,
+                guidance=guidance,
             )
             made.append(scene.pixels)
         seen = features(made)
