@@ -41,11 +41,10 @@ class Side(NamedTuple):
     metadata: Metadata
 
 
-def pairs(data: Path, split: str, *, held_out: bool = False) -> list[tuple[Side, ...]]:
-    """Every record's image before and image after, of places that models learn from or are held out."""
+def pairs(data: Path, split: str) -> list[tuple[Side, ...]]:
+    """Every record's image before and image after."""
     source = Source(data, split=split)
-    asked = (source.images.frame == 0) & (source.images.held_out == held_out)
-    records = [source.record(int(image)) for image in np.flatnonzero(asked)]
+    records = [source.record(int(image)) for image in np.flatnonzero(source.images.frame == 0)]
     return [tuple(Side(f.rgb(), record.caption(f), f.metadata) for f in record.frames) for record in records]
 
 
@@ -57,7 +56,6 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-n", type=int, default=140, help="pairs of the test split")
-    parser.add_argument("--held-out", action="store_true", help="of held-out train places, to choose by")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--frames-guidance", type=float)
@@ -66,8 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     sat, network = DiffusionSat.from_pretrained(args.model), feature_network(args.features)
-    train = pairs(args.data, "train")
-    test = (pairs(args.data, "train", held_out=True) if args.held_out else pairs(args.data, "test"))[: args.n]
+    train, test = pairs(args.data, "train"), pairs(args.data, "test")[: args.n]
 
     def features(images: list[np.ndarray]) -> torch.Tensor:
         return network(np.stack(images))
