@@ -74,6 +74,9 @@ def test_the_shipped_model_tells_what_it_has_learnt_from():
     facts = read_facts(find("compact"))
     assert [one.network for one in facts.learnt] == ["denoiser", "super-resolution", "temporal"]
     assert all(one.gsd and one.side == 64 for one in facts.learnt)
+    assert facts.guidance == {"temporal": 1.5}
+    as_guided = {one.conditions["task"] for one in facts.calibrations if "frames" in one.conditions["guidance"]}
+    assert as_guided == {"predict", "inpaint", "declouds"}
     assert facts.of("temporal").frames == (1, 7)
     assert facts.of(None).network == "denoiser"
     assert facts.of("another") == Learnt(network="another")
