@@ -1,13 +1,14 @@
 """What is known of weights beside them: written, read again, and found for the jobs that it holds for."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
 
 from diffusionsat import CheckpointError
 from diffusionsat.checkpoints.facts import Calibration, Facts, Learnt, add_calibrations, read_facts
-from diffusionsat.checkpoints.layout import content_hash
+from diffusionsat.checkpoints.layout import add_control, content_hash
 from diffusionsat.model import DiffusionSat
 
 ONE = Calibration(
@@ -24,8 +25,6 @@ JOB = ONE.conditions | {"samples": 6, "seed": 3}
 
 
 def test_written_they_are_read_again_and_decide_no_pixel(steered_folder, tmp_path):
-    import shutil
-
     folder = shutil.copytree(steered_folder, tmp_path / "model")
     assert read_facts(folder) == Facts()
     before = content_hash(folder)
@@ -39,6 +38,19 @@ def test_written_they_are_read_again_and_decide_no_pixel(steered_folder, tmp_pat
     assert read_facts(folder).guidance == {"temporal": 2.0}
     assert content_hash(folder) == before
     assert DiffusionSat.from_pretrained(folder, device="cpu").facts == read_facts(folder)
+
+
+def test_what_was_known_of_a_controlnet_goes_with_its_weights(steered_folder, tmp_path):
+    folder = shutil.copytree(steered_folder, tmp_path / "model")
+    other = Learnt(network="another", gsd=(1.0, 2.0))
+    facts = Facts(
+        learnt=(Learnt(network="temporal", side=64), other), guidance={"temporal": 2.0, "another": 3.0}
+    )
+    (folder / "facts.json").write_text(json.dumps(asdict(facts)))
+    sat = DiffusionSat.from_pretrained(folder, device="cpu", precision="fp32")
+    network = sat.control("temporal").network
+    add_control(folder, "temporal", network.sizes, network.state_dict(), "fp32")
+    assert read_facts(folder) == Facts(learnt=(other,), guidance={"another": 3.0})
 
 
 def test_a_calibration_holds_for_jobs_of_its_conditions_and_weights():
@@ -75,7 +87,9 @@ def test_the_shipped_model_tells_what_it_has_learnt_from():
     assert [one.network for one in facts.learnt] == ["denoiser", "super-resolution", "temporal"]
     assert all(one.gsd and one.side == 64 for one in facts.learnt)
     assert facts.guidance == {"temporal": 1.5}
-    as_guided = {one.conditions["task"] for one in facts.calibrations if "frames" in one.conditions["guidance"]}
+    as_guided = {
+        one.conditions["task"] for one in facts.calibrations if "frames" in one.conditions["guidance"]
+    }
     assert as_guided == {"predict", "inpaint", "declouds"}
     assert facts.of("temporal").frames == (1, 7)
     assert facts.of(None).network == "denoiser"

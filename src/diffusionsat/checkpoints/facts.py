@@ -123,5 +123,24 @@ def add_calibrations(folder: Path, model_hash: str, several: tuple[Calibration, 
     new = [(one.conditions, one.samples) for one in several]
     old = facts.calibrations if facts.model_hash == model_hash else ()
     kept = tuple(one for one in old if (one.conditions, one.samples) not in new)
-    whole = replace(facts, model_hash=model_hash, calibrations=kept + several)
-    write_bytes(folder / FACTS, (json.dumps(asdict(whole), indent=1) + "\n").encode(), overwrite=True)
+    _write(folder, replace(facts, model_hash=model_hash, calibrations=kept + several))
+
+
+def forget(folder: Path, network: str) -> None:
+    """Drop what a checkpoint knows of a network whose weights become others.
+
+    Raises:
+        CheckpointError: If its facts are damaged.
+    """
+    facts = read_facts(folder)
+    kept = replace(
+        facts,
+        learnt=tuple(one for one in facts.learnt if one.network != network),
+        guidance={name: strength for name, strength in facts.guidance.items() if name != network},
+    )
+    if kept != facts:
+        _write(folder, kept)
+
+
+def _write(folder: Path, facts: Facts) -> None:
+    write_bytes(folder / FACTS, (json.dumps(asdict(facts), indent=1) + "\n").encode(), overwrite=True)

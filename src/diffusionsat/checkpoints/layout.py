@@ -22,6 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from diffusionsat.checkpoints.facts import forget
 from diffusionsat.config import parse
 from diffusionsat.errors import CheckpointError, ConfigError
 from diffusionsat.files import write_bytes
@@ -235,7 +236,7 @@ def add_control(
     storage: str,
     licence: str | None = None,
 ) -> None:
-    """Add a ControlNet to a checkpoint folder, or replace it.
+    """Add a ControlNet to a checkpoint folder, or replace it and what was known of it.
 
     Args:
         folder: A checkpoint.
@@ -254,6 +255,7 @@ def add_control(
     config = read_config(folder)
     if not _CONTROL_NAME.fullmatch(name):
         raise ConfigError(f"A ControlNet cannot be named {name!r}. Give a-z, 0-9 and dashes.")
+    forget(folder, name)
     write_tensors(control_file(folder, name), dict(tensors), storage)
     told = f"ControlNet {name}: {licence}"
     if licence not in (None, config.licence) and told not in config.licence:
